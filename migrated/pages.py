@@ -1,0 +1,170 @@
+"""Pages of a region: ranges and sets of them, and how a round is cut into batches.
+
+A page is a number, counted from the region's start; its size is the migration's page size. Sets are numpy
+boolean maps of one byte a page (0.25 MiB per GiB of 4 KiB pages), because every operation on them - union,
+counting, finding runs - is then one pass at memory speed. Runs are int64 arrays of shape (n, 2): first page
+and number of pages, sorted and apart.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PAGE_SIZE", "PageRange", "PageSet", "Runs", "cut_runs", "pages_of_runs", "runs_of_mask", "runs_of_pages"]
+
+PAGE_SIZE = 4096
+
+Runs = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PageRange:
+    """``count`` pages from page ``start``."""
+
+    start: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or self.count < 1:
+            raise ValueError(f"a page range starts at 0 or later and has a page: {self.start}+{self.count}")
+
+    @property
+    def stop(self) -> int:
+        """The first page behind the range."""
+        return self.start + self.count
+
+
+def runs_of_mask(mask: NDArray[np.bool_]) -> Runs:
+    """The runs of true values in ``mask``, shape (n, 2)."""
+    padded = np.zeros(len(mask) + 2, dtype=np.int8)
+    padded[1:-1] = mask
+    edges = np.flatnonzero(np.diff(padded))
+    starts, stops = edges[0::2], edges[1::2]
+    return np.stack((starts, stops - starts), axis=1).astype(np.int64, copy=False)
+
+
+def runs_of_pages(pages: NDArray[np.int64]) -> Runs:
+    """The runs of strictly increasing page numbers, shape (n, 2)."""
+    if len(pages) == 0:
+        return np.empty((0, 2), dtype=np.int64)
+    breaks = np.flatnonzero(np.diff(pages) != 1) + 1
+    firsts = np.concatenate(([0], breaks))
+    counts = np.diff(np.concatenate((firsts, [len(pages)])))
+    return np.stack((pages[firsts], counts), axis=1).astype(np.int64, copy=False)
+
+
+def pages_of_runs(runs: Runs) -> NDArray[np.int64]:
+    """The page numbers of ``runs``, in their order."""
+    if len(runs) == 0:
+        return np.empty(0, dtype=np.int64)
+    starts, counts = runs[:, 0], runs[:, 1]
+    offsets = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    return np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(starts - offsets, counts)
+
+
+def cut_runs(runs: Runs, limit: int) -> Iterator[Runs]:
+    """Cut ``runs`` into pieces of ``limit`` pages (the last may have fewer); long runs are split."""
+    if limit < 1:
+        raise ValueError("a batch has room for one page at least")
+    if len(runs) == 0:
+        return
+    ends = np.cumsum(runs[:, 1])
+    total = int(ends[-1])
+    for first in range(0, total, limit):
+        last = min(first + limit, total)
+        low = int(np.searchsorted(ends, first, side="right"))
+        high = int(np.searchsorted(ends, last, side="left"))
+        piece = runs[low : high + 1].copy()
+        skipped = first - int(ends[low] - runs[low, 1])
+        piece[0, 0] += skipped
+        piece[0, 1] -= skipped
+        piece[-1, 1] -= int(ends[high]) - last
+        yield piece
+
+
+class PageSet:
+    """A set of pages of one region of ``size`` pages. Operators with ``=`` change it in place."""
+
+    __slots__ = ("mask",)
+
+    def __init__(self, size: int, mask: NDArray[np.bool_] | None = None) -> None:
+        if mask is not None and len(mask) != size:
+            raise ValueError(f"the map has {len(mask)} pages, the region {size}")
+        self.mask: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_) if mask is None else mask
+
+    @classmethod
+    def full(cls, size: int) -> Self:
+        """Every page of the region."""
+        return cls(size, np.ones(size, dtype=np.bool_))
+
+    @classmethod
+    def of(cls, size: int, ranges: Iterable[PageRange]) -> Self:
+        """The pages of ``ranges``."""
+        pages = cls(size)
+        for each in ranges:
+            pages.add(each.start, each.stop)
+        return pages
+
+    @property
+    def size(self) -> int:
+        """How many pages the region has."""
+        return len(self.mask)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.mask))
+
+    def __bool__(self) -> bool:
+        return bool(self.mask.any())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PageSet) and bool(np.array_equal(self.mask, other.mask))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __contains__(self, page: int) -> bool:
+        return bool(self.mask[page])
+
+    def __repr__(self) -> str:
+        return f"<PageSet {len(self)} of {self.size} pages>"
+
+    def __or__(self, other: "PageSet") -> "PageSet":
+        return PageSet(self.size, self.mask | other.mask)
+
+    def __ior__(self, other: "PageSet") -> Self:
+        self.mask |= other.mask
+        return self
+
+    def __and__(self, other: "PageSet") -> "PageSet":
+        return PageSet(self.size, self.mask & other.mask)
+
+    def __sub__(self, other: "PageSet") -> "PageSet":
+        return PageSet(self.size, self.mask & ~other.mask)
+
+    def __isub__(self, other: "PageSet") -> Self:
+        self.mask &= ~other.mask
+        return self
+
+    def add(self, start: int, stop: int) -> None:
+        """Add the pages from ``start`` up to, not including, ``stop``."""
+        if not 0 <= start <= stop <= self.size:
+            raise ValueError(f"pages {start} to {stop} are not within a region of {self.size}")
+        self.mask[start:stop] = True
+
+    def clear(self) -> None:
+        """Take every page out."""
+        self.mask[:] = False
+
+    def copy(self) -> "PageSet":
+        """A set of its own with the same pages."""
+        return PageSet(self.size, self.mask.copy())
+
+    def runs(self) -> Runs:
+        """The pages as runs, shape (n, 2)."""
+        return runs_of_mask(self.mask)
+
+    def ranges(self) -> list[PageRange]:
+        """The pages as ranges, for people and tests; code on the way of a page takes :meth:`runs`."""
+        return [PageRange(int(start), int(count)) for start, count in self.runs()]
