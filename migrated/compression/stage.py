@@ -1,0 +1,151 @@
+"""The compression stage: worker processes, and the arena through which batches pass.
+
+One stage serves one migration and ends with it: a worker that dies breaks every pending future of its pool, so
+pools are never shared. The event loop only ever sees slot numbers and the views it sends from or receives into.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import ForkServerContext
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migrated.compression import worker
+from migrated.compression.digest import region_sum
+from migrated.compression.layout import slot_bytes
+from migrated.errors import MigratedError, WorkerDiedError
+from migrated.memory.region import Region
+from migrated.memory.shared import SharedMemory
+
+__all__ = ["Stage", "default_workers"]
+
+_T = TypeVar("_T")
+
+_SPARE_SLOTS = 2
+"""Slots beyond two a worker: one on the socket, one waiting for it."""
+
+_TERM_BYTES = 8
+_CLOSE_SECONDS = 2.0
+
+
+def default_workers(asked: int, cores: int) -> int:
+    """``asked`` workers, but at most one a core: more only take each other's time."""
+    return max(1, min(asked, cores))
+
+
+def _context() -> ForkServerContext:
+    """Workers come from a fork server that has imported what they need: 20 ms each instead of 300."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["migrated.compression.worker"])
+    return context
+
+
+class Stage:
+    """Started with :meth:`start`, ended with :meth:`close`; both may be awaited once."""
+
+    def __init__(self, regions: Sequence[Region], *, workers: int, batch_pages: int, page_size: int, seed: int) -> None:
+        self.workers = workers
+        self.slots = 2 * workers + _SPARE_SLOTS
+        self.slot_bytes = -(-slot_bytes(batch_pages, page_size) // page_size) * page_size
+        self.worker_pids: frozenset[int] = frozenset()
+        pages = [region.pages for region in regions]
+        self._arena = SharedMemory(self.slots * self.slot_bytes, name="migrated-arena", reserve=True)
+        self._terms = SharedMemory(max(1, sum(pages)) * _TERM_BYTES, name="migrated-terms")
+        self._setup = worker.WorkerSetup(
+            arena=self._arena,
+            slot_bytes=self.slot_bytes,
+            terms=self._terms,
+            regions=tuple(region.spec() for region in regions),
+            page_size=page_size,
+            batch_pages=batch_pages,
+            seed=seed,
+        )
+        words = np.frombuffer(self._terms.view, dtype=np.uint64)[: sum(pages)]
+        self.terms: tuple[NDArray[np.uint64], ...] = tuple(np.split(words, np.cumsum(pages)[:-1].tolist()))
+        """The shared table of page terms of each region; a term of 0 is a page that is zero or was never sent."""
+        self._free: asyncio.Queue[int] = asyncio.Queue()
+        for slot in range(self.slots):
+            self._free.put_nowait(slot)
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+    async def start(self) -> Self:
+        """Start every worker, and wait until each has opened its regions.
+
+        Raises whatever a worker met while it opened the regions; the stage is closed then.
+        """
+        try:
+            pids = await asyncio.to_thread(self._start)
+        except BaseException:
+            await self.close()
+            raise
+        self.worker_pids = frozenset(pids)
+        return self
+
+    def _start(self) -> list[int]:
+        self._pool = concurrent.futures.ProcessPoolExecutor(
+            self.workers, _context(), initializer=worker.start_worker, initargs=(self._setup,)
+        )
+        try:
+            # Pools start workers lazily, one for each task that finds none idle.
+            tasks = [self._pool.submit(worker.ready, 0.01) for _ in range(self.workers)]
+            return [task.result() for task in tasks]
+        except BrokenProcessPool as error:
+            raise WorkerDiedError("a compression worker did not start", "see the lines above for its reason") from error
+
+    async def run(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Run one of the worker's functions. A dead worker is a :class:`WorkerDiedError`."""
+        if self._pool is None:
+            raise WorkerDiedError("the compression stage is closed")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        except BrokenProcessPool as error:
+            raise WorkerDiedError(
+                "a compression worker was killed", "look for the kernel's out-of-memory messages, then try again"
+            ) from error
+        except (MigratedError, asyncio.CancelledError):
+            raise
+        except RuntimeError as error:
+            raise WorkerDiedError("the compression stage was shut down") from error
+
+    async def take_slot(self) -> int:
+        """Wait for a free slot."""
+        return await self._free.get()
+
+    def give_slot(self, slot: int) -> None:
+        """Free a slot."""
+        self._free.put_nowait(slot)
+
+    def view(self, slot: int, length: int) -> memoryview:
+        """The first ``length`` bytes of a slot."""
+        start = slot * self.slot_bytes
+        return self._arena.view[start : start + length]
+
+    def digest(self) -> tuple[int, ...]:
+        """The digest of each region; blocking, 1 ms per GiB."""
+        return tuple(region_sum(table) for table in self.terms)
+
+    async def close(self) -> None:
+        """End the workers, whatever they do, and give the memory back."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            processes = dict(pool._processes or {})  # the only way to end one that hangs in the kernel or a hook
+            pool.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(_reap, processes)
+        self.terms = ()
+        for shared in (self._arena, self._terms):
+            with contextlib.suppress(BufferError):
+                shared.close()
+
+
+def _reap(processes: dict[int, Any]) -> None:
+    for process in processes.values():
+        process.join(_CLOSE_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join(_CLOSE_SECONDS)

@@ -1,0 +1,325 @@
+"""What runs in a worker process of the compression stage.
+
+A worker is started with everything that a migration shares - the arena, the tables of page terms, the regions -
+and then gets a few numbers a batch. It keeps its buffers: no page byte is pickled, and no large buffer is new.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migrated.compression import registry
+from migrated.compression.codec import Codec
+from migrated.compression.digest import checksum, nonzero_pages, page_terms
+from migrated.compression.layout import BLOCK_PAGES, RAW, read_tables, write_tables
+from migrated.errors import IntegrityError
+from migrated.memory.linux.heap import keep_large_blocks
+from migrated.memory.region import FileRegion, Region, RegionSpec
+from migrated.memory.shared import SharedMemory
+from migrated.pages import Runs, pages_of_runs, runs_of_pages
+
+__all__ = ["Packed", "ToPack", "ToUnpack", "Unpacked", "WorkerSetup", "pack", "rehash", "start_worker", "unpack"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a migration's workers share. ``terms`` holds the tables of all regions, one behind the other."""
+
+    arena: SharedMemory
+    slot_bytes: int
+    terms: SharedMemory
+    regions: tuple[RegionSpec, ...]
+    page_size: int
+    batch_pages: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToPack:
+    """Read these pages of a region and leave them as a batch in ``slot``. ``runs`` is a Runs array's bytes."""
+
+    region: int
+    runs: bytes
+    slot: int
+    codec: str
+    level: int
+    skip_unchanged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds)."""
+
+    data_pages: int
+    zero_pages: int
+    unchanged_pages: int
+    data_runs: int
+    zero_runs: int
+    blocks: int
+    payload_bytes: int
+    checksum: int
+    codec: str
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ToUnpack:
+    """Check the batch in ``slot`` and put its pages in place. Codec RAW has no blocks."""
+
+    region: int
+    slot: int
+    payload_bytes: int
+    checksum: int
+    codec: str
+    level: int
+    data_pages: int
+    zero_pages: int
+    data_runs: int
+    zero_runs: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """A batch is in place."""
+
+    data_pages: int
+    zero_pages: int
+    cpu_seconds: float
+
+
+class _Place(Protocol):
+    """A region that can be written: what the destination opens."""
+
+    def write(self, runs: Runs, data: memoryview) -> None: ...
+
+    def punch(self, runs: Runs) -> None: ...
+
+
+class Worker:
+    """One worker's shared things and kept buffers."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        self._arena = setup.arena.view
+        self._regions: list[Region] = [spec.open() for spec in setup.regions]
+        words = np.frombuffer(setup.terms.view, dtype=np.uint64)
+        ends = np.cumsum([region.pages for region in self._regions])
+        self._terms: list[NDArray[np.uint64]] = np.split(words[: int(ends[-1])], [int(end) for end in ends[:-1]])
+        # Two buffers that live as long as the worker: pages as read, and pages that remain of them.
+        size = setup.batch_pages * setup.page_size
+        self._read = np.ones(size, dtype=np.uint8)
+        self._kept = np.ones(size, dtype=np.uint8)
+        self._codecs: dict[tuple[str, int], Codec] = {}
+
+    def _codec(self, name: str, level: int) -> Codec:
+        key = (name, level)
+        if key not in self._codecs:
+            self._codecs[key] = registry.create(name, level)
+        return self._codecs[key]
+
+    def _slot(self, index: int) -> memoryview:
+        start = index * self._setup.slot_bytes
+        return self._arena[start : start + self._setup.slot_bytes]
+
+    def pack(self, job: ToPack) -> Packed:
+        """Read, drop what need not travel, hash, compress into the slot."""
+        began = time.thread_time()
+        page_size = self._setup.page_size
+        runs = np.frombuffer(job.runs, dtype=np.int64).reshape(-1, 2)
+        numbers = pages_of_runs(runs)
+        slot = self._slot(job.slot)
+        raw = job.codec == RAW
+        buffer = np.frombuffer(slot, dtype=np.uint8) if raw else self._read
+        size = len(numbers) * page_size
+        self._regions[job.region].read(runs, memoryview(buffer)[:size])
+        pages = buffer[:size].view(np.uint64).reshape(len(numbers), -1)
+        table = self._terms[job.region]
+
+        nonzero = nonzero_pages(pages)
+        candidates = len(numbers) if nonzero.all() else int(np.count_nonzero(nonzero))
+        if candidates == len(numbers):
+            terms = page_terms(memoryview(buffer)[:size], page_size, numbers, job.region, self._setup.seed)
+        else:
+            terms = np.zeros(len(numbers), dtype=np.uint64)
+            kept = np.compress(nonzero, pages, axis=0, out=self._pages_of(self._kept, candidates))
+            terms[nonzero] = page_terms(
+                memoryview(self._kept), page_size, numbers[nonzero], job.region, self._setup.seed
+            )
+        changed = terms != table[numbers] if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
+        table[numbers] = terms
+
+        travels = nonzero & changed
+        data_pages = int(np.count_nonzero(travels))
+        if data_pages != len(numbers):
+            kept = np.compress(travels, pages, axis=0, out=self._pages_of(self._kept, data_pages))
+            if raw:
+                self._pages_of(buffer, data_pages)[:] = kept
+            else:
+                buffer = self._kept
+        data = runs_of_pages(numbers[travels])
+        zero = runs_of_pages(numbers[~nonzero & changed])
+        if raw:
+            stored, lengths = data_pages * page_size, []
+        else:
+            stored, lengths = self._compress(job, memoryview(buffer)[: data_pages * page_size], slot)
+        end = write_tables(slot, stored, data, zero, lengths)
+        return Packed(
+            data_pages=data_pages,
+            zero_pages=int(zero[:, 1].sum()),
+            unchanged_pages=len(numbers) - int(np.count_nonzero(changed)),
+            data_runs=len(data),
+            zero_runs=len(zero),
+            blocks=len(lengths),
+            payload_bytes=end,
+            checksum=checksum(slot[:end]),
+            codec=job.codec if lengths else RAW,
+            cpu_seconds=time.thread_time() - began,
+        )
+
+    def _pages_of(self, buffer: NDArray[np.uint8], count: int) -> NDArray[np.uint64]:
+        return buffer[: count * self._setup.page_size].view(np.uint64).reshape(count, -1)
+
+    def _compress(self, job: ToPack, data: memoryview, slot: memoryview) -> tuple[int, list[int]]:
+        codec = self._codec(job.codec, job.level)
+        block_bytes = BLOCK_PAGES * self._setup.page_size
+        lengths: list[int] = []
+        end = 0
+        for start in range(0, len(data), block_bytes):
+            block = data[start : start + block_bytes]
+            length = codec.compress_into(block, slot[end : end + len(block) - 1])
+            if length == 0:
+                length = len(block)
+                slot[end : end + length] = block
+            lengths.append(length)
+            end += length
+        return end, lengths
+
+    def unpack(self, job: ToUnpack) -> Unpacked:
+        """Check, decompress, hash, write to the region."""
+        began = time.thread_time()
+        payload = self._slot(job.slot)[: job.payload_bytes]
+        if checksum(payload) != job.checksum:
+            raise IntegrityError(
+                f"a batch of region {job.region} does not match its checksum", "the data was damaged on the way"
+            )
+        region = self._regions[job.region]
+        tables = read_tables(
+            payload,
+            data_pages=job.data_pages,
+            zero_pages=job.zero_pages,
+            data_runs=job.data_runs,
+            zero_runs=job.zero_runs,
+            blocks=job.blocks,
+            page_size=self._setup.page_size,
+            region_pages=region.pages,
+        )
+        size = job.data_pages * self._setup.page_size
+        if tables.block_lengths:
+            data = memoryview(self._read)[:size]
+            self._decompress(job, payload, tables.block_lengths, data)
+        else:
+            data = payload[:size]
+        self._place(job.region, data, tables.data_runs, tables.zero_runs)
+        return Unpacked(job.data_pages, job.zero_pages, time.thread_time() - began)
+
+    def _decompress(self, job: ToUnpack, payload: memoryview, lengths: Sequence[int], data: memoryview) -> None:
+        codec = self._codec(job.codec, job.level)
+        block_bytes = BLOCK_PAGES * self._setup.page_size
+        offset = 0
+        for index, length in enumerate(lengths):
+            target = data[index * block_bytes : (index + 1) * block_bytes]
+            if length > len(target):
+                raise IntegrityError("a batch's last block is longer than its pages")
+            source = payload[offset : offset + length]
+            if length == len(target):
+                target[:] = source
+            else:
+                codec.decompress_into(source, target)
+            offset += length
+
+    def _place(self, index: int, data: memoryview, data_runs: Runs, zero_runs: Runs) -> None:
+        region = self._regions[index]
+        assert isinstance(region, FileRegion)
+        table = self._terms[index]
+        if len(data_runs):
+            numbers = pages_of_runs(data_runs)
+            region.write(data_runs, data)
+            table[numbers] = page_terms(data, self._setup.page_size, numbers, index, self._setup.seed)
+        if len(zero_runs):
+            numbers = pages_of_runs(zero_runs)
+            # The region was empty before the first page: what never had a term is zero already.
+            region.punch(runs_of_pages(numbers[table[numbers] != 0]))
+            table[numbers] = 0
+
+    def rehash(self, region: int, runs: bytes) -> int:
+        """The sum of the terms of these pages as they are in memory now, modulo 2**64."""
+        pieces = np.frombuffer(runs, dtype=np.int64).reshape(-1, 2)
+        numbers = pages_of_runs(pieces)
+        page_size = self._setup.page_size
+        data = memoryview(self._read)[: len(numbers) * page_size]
+        self._regions[region].read(pieces, data)
+        pages = self._pages_of(self._read, len(numbers))
+        terms = page_terms(data, page_size, numbers, region, self._setup.seed)
+        return int(np.add.reduce(terms[nonzero_pages(pages)], dtype=np.uint64))
+
+
+_worker: Worker | None = None
+
+
+def start_worker(setup: WorkerSetup) -> None:
+    """The pool's initializer."""
+    global _worker  # noqa: PLW0603  a worker process has one migration, and functions of a pool have no self
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the client decides
+    _end_with_parent()
+    keep_large_blocks()
+    _worker = Worker(setup)
+
+
+def _end_with_parent() -> None:
+    """Pool workers survive a SIGKILL of their parent: a thread waits for that, and ends this process."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
+
+
+def _this() -> Worker:
+    if _worker is None:
+        raise RuntimeError("the worker was not started by start_worker")
+    return _worker
+
+
+def pack(job: ToPack) -> Packed:
+    """See :class:`ToPack`."""
+    return _this().pack(job)
+
+
+def unpack(job: ToUnpack) -> Unpacked:
+    """See :class:`ToUnpack`."""
+    return _this().unpack(job)
+
+
+def rehash(region: int, runs: bytes) -> int:
+    """See :meth:`Worker.rehash`."""
+    return _this().rehash(region, runs)
+
+
+def ready(seconds: float) -> int:
+    """Keep a worker busy for ``seconds``, so that the pool starts the next one; returns its process id."""
+    time.sleep(seconds)
+    return os.getpid()

@@ -1,0 +1,80 @@
+"""When to stop the guest and copy the rest: a pure function of measurements and limits.
+
+    remaining_wire_bytes = remaining pages x wire bytes per page         (after zero pages, codec and headers)
+    expected_downtime    = remaining_wire_bytes / wire rate + fixed costs  (pause, last scan, digest, start)
+
+Both ratio and rate are those measured *after* compression; raw pending bytes over wire throughput, QEMU's
+formula, overestimates by the compression ratio. The rate of dirtying is a sawtooth, so a stall is judged by
+the best remaining so far and not by the last round.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+
+__all__ = ["STALL_ROUNDS", "Decision", "Measured", "Trend", "decide", "expected_downtime"]
+
+STALL_ROUNDS = 4
+"""Rounds without a new best after which more of them are taken not to help."""
+
+_BETTER = 0.95
+"""What counts as a new best: a gain of 5 %, more than the noise of two equal rounds."""
+
+
+class Decision(Enum):
+    """What the next step is."""
+
+    COPY = auto()
+    SWITCH = auto()
+    STALL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known after a scan for dirty pages: pages, bytes, bytes per second, seconds."""
+
+    remaining_pages: int
+    wire_bytes_per_page: float
+    wire_bytes_per_second: float
+    fixed_seconds: float
+
+    @property
+    def remaining_wire_bytes(self) -> float:
+        """What the remaining pages will take on the wire."""
+        return self.remaining_pages * self.wire_bytes_per_page
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """The best downtime expected so far, and for how many rounds it has stood."""
+
+    best: float = math.inf
+    rounds: int = 0
+    rounds_since_best: int = 0
+
+    def after(self, expected: float) -> "Trend":
+        """The trend with one more round's expectation, in seconds."""
+        if expected < self.best * _BETTER:
+            return Trend(expected, self.rounds + 1, 0)
+        return Trend(self.best, self.rounds + 1, self.rounds_since_best + 1)
+
+
+def expected_downtime(measured: Measured) -> float:
+    """Seconds the guest would stand still if it were paused now; infinite while no rate is known."""
+    if measured.remaining_pages == 0:
+        return measured.fixed_seconds
+    if measured.wire_bytes_per_second <= 0:
+        return math.inf
+    return measured.remaining_wire_bytes / measured.wire_bytes_per_second + measured.fixed_seconds
+
+
+def decide(measured: Measured, trend: Trend, *, downtime_limit: float, max_rounds: int) -> Decision:
+    """Switch within the limit; stall when ``max_rounds`` are done or rounds stopped helping; else copy on.
+
+    ``trend`` already contains this measurement.
+    """
+    if expected_downtime(measured) <= downtime_limit:
+        return Decision.SWITCH
+    if trend.rounds >= max_rounds or trend.rounds_since_best >= STALL_ROUNDS:
+        return Decision.STALL
+    return Decision.COPY

@@ -1,0 +1,64 @@
+"""What the engine needs of its surroundings, and how it runs blocking work."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from migrated.protocol import BatchHeader, BatchLimits, Message
+
+__all__ = ["Channel", "in_thread"]
+
+_T = TypeVar("_T")
+
+
+class Channel(Protocol):
+    """A connection to the other side; all errors are :class:`migrated.errors.MigratedError`."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """All bytes given to the network so far."""
+
+    @property
+    def received_bytes(self) -> int:
+        """All bytes taken from the network so far."""
+
+    def agree(self, limits: BatchLimits) -> None:
+        """Set what both sides agreed on for batches."""
+
+    def set_rate(self, bytes_per_second: float) -> None:
+        """Limit what is sent from now on; infinity for no limit."""
+
+    async def send(self, message: Message) -> None:
+        """Send a control message. A cancelled send closes the connection."""
+
+    async def send_batch(self, header: BatchHeader, payload: memoryview) -> None:
+        """Send a batch straight from its slot. A cancelled send closes the connection."""
+
+    async def receive(self) -> Message | BatchHeader:
+        """The next message; after a header, :meth:`receive_payload` must come next."""
+
+    async def receive_payload(self, into: memoryview) -> None:
+        """Fill ``into`` with the payload of the header just received."""
+
+    async def close(self) -> None:
+        """End the connection; never raises."""
+
+
+async def in_thread(function: Callable[..., _T], *args: object) -> _T:
+    """Run blocking work off the loop, and see it through: a cancellation is raised only when it has ended.
+
+    What pauses or starts a guest must not go on behind the back of the code that undoes it.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:  # noqa: BLE001, S110  raised below, by the finished work itself
+            break
+    if cancelled:
+        work.exception()
+        raise asyncio.CancelledError
+    return work.result()
