@@ -13,7 +13,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PAGE_SIZE", "PageRange", "PageSet", "Runs", "cut_runs", "pages_of_runs", "runs_of_mask", "runs_of_pages"]
+__all__ = [
+    "PAGE_SIZE",
+    "PageRange",
+    "PageSet",
+    "Runs",
+    "cut_runs",
+    "pages_of_runs",
+    "runs_of_mask",
+    "runs_of_pages",
+]
 
 PAGE_SIZE = 4096
 
@@ -86,13 +95,18 @@ def cut_runs(runs: Runs, limit: int) -> Iterator[Runs]:
 
 
 class PageSet:
-    """A set of pages of one region of ``size`` pages. Operators with ``=`` change it in place."""
+    """A set of pages of one region of ``size`` pages. Operators with ``=`` change it in place.
+
+    ``mask`` is the map itself, kept, not copied. Sets of regions of different sizes do not mix: ValueError.
+    """
 
     __slots__ = ("mask",)
 
     def __init__(self, size: int, mask: NDArray[np.bool_] | None = None) -> None:
-        if mask is not None and len(mask) != size:
-            raise ValueError(f"the map has {len(mask)} pages, the region {size}")
+        if mask is not None and mask.shape != (size,):
+            raise ValueError(f"the map has the shape {mask.shape}, the region {size} pages")
+        if mask is not None and mask.dtype != np.bool_:  # of other types, ~ would not be "not in the set"
+            raise ValueError(f"a map of pages is of booleans, not {mask.dtype}")
         self.mask: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_) if mask is None else mask
 
     @classmethod
@@ -125,27 +139,37 @@ class PageSet:
     __hash__ = None  # type: ignore[assignment]
 
     def __contains__(self, page: int) -> bool:
-        return bool(self.mask[page])
+        return 0 <= page < self.size and bool(self.mask[page])
 
     def __repr__(self) -> str:
         return f"<PageSet {len(self)} of {self.size} pages>"
 
     def __or__(self, other: "PageSet") -> "PageSet":
-        return PageSet(self.size, self.mask | other.mask)
+        return PageSet(self.size, self.mask | self._mask_of(other))
 
     def __ior__(self, other: "PageSet") -> Self:
-        self.mask |= other.mask
+        self.mask |= self._mask_of(other)
         return self
 
     def __and__(self, other: "PageSet") -> "PageSet":
-        return PageSet(self.size, self.mask & other.mask)
+        return PageSet(self.size, self.mask & self._mask_of(other))
+
+    def __iand__(self, other: "PageSet") -> Self:
+        self.mask &= self._mask_of(other)
+        return self
 
     def __sub__(self, other: "PageSet") -> "PageSet":
-        return PageSet(self.size, self.mask & ~other.mask)
+        return PageSet(self.size, self.mask & ~self._mask_of(other))
 
     def __isub__(self, other: "PageSet") -> Self:
-        self.mask &= ~other.mask
+        self.mask &= ~self._mask_of(other)
         return self
+
+    def _mask_of(self, other: "PageSet") -> NDArray[np.bool_]:
+        # numpy would spread the one page of a one-page region over every page of this one.
+        if other.size != self.size:
+            raise ValueError(f"a set of {other.size} pages does not belong to a region of {self.size}")
+        return other.mask
 
     def add(self, start: int, stop: int) -> None:
         """Add the pages from ``start`` up to, not including, ``stop``."""
