@@ -17,10 +17,10 @@ from migrated.errors import UsageError
 
 __all__ = ["format_duration", "format_rate", "format_size", "parse_duration", "parse_rate", "parse_size"]
 
-MAX_SIZE = 1 << 62
+_MAX_SIZE = 1 << 62
 """The largest size that is read: far beyond any memory, and every sum of a few still fits an int64."""
 
-MAX_TEXT = 64
+_MAX_TEXT = 64
 """Longer text is no quantity; the bound keeps the arithmetic of exact fractions small."""
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
@@ -43,7 +43,7 @@ def parse_size(text: str) -> int:
     """Bytes of ``64MiB``, ``512M``, ``1.5g`` or ``4096``; a fraction of a byte is cut off."""
     match = _SIZE.fullmatch(_stripped(text))
     size = int(Fraction(match[1]) * 1024 ** _POWERS[match[2].lower()]) if match else -1
-    if not 0 <= size <= MAX_SIZE:
+    if not 0 <= size <= _MAX_SIZE:
         raise _unreadable("size", text, "write it as 4096, 64MiB, 512M or 1.5G")
     return size
 
@@ -107,11 +107,11 @@ def format_duration(seconds: float) -> str:
 
 
 def _stripped(text: str) -> str:
-    return text.strip() if len(text) <= MAX_TEXT else ""
+    return text.strip() if len(text) <= _MAX_TEXT else ""
 
 
 def _unreadable(kind: str, text: str, hint: str) -> UsageError:
-    shown = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
+    shown = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
     return UsageError(f"cannot read {shown!r} as a {kind}", hint)
 
 

@@ -1,0 +1,124 @@
+"""The protocol, without a socket: frames, messages, negotiation, states, connection.
+
+    source                                     destination
+      │  preamble ────────────────────────────────▶│
+      │◀─────────────────────────────── preamble   │
+      │  Offer ───────────────────────────────────▶│  versions, guest, regions, codecs, features
+      │◀───────────────── Accept (or Refuse)       │  what both will use; limits of every batch follow
+      │                                            │
+      │  batch, batch, ... ───────────────────────▶│  round 1: every page
+      │◀─────────────────────────────── Progress   │  now and then
+      │  RoundEnd(1) ─────────────────────────────▶│  a barrier
+      │◀─────────────────────────── RoundDone(1)   │
+      │  batch, ... RoundEnd(n) ──────────────────▶│  rounds 2 to n: what was written meanwhile
+      │                                            │
+      │  (pauses the guest)                        │
+      │  batch, ... RoundEnd(n + 1) ──────────────▶│  the last round
+      │  DeviceState, ... DeviceStateEnd ─────────▶│  for guests that have one
+      │  Digest(terms, was_running) ──────────────▶│  compares, loads the device state
+      │◀────────────────────────────────── Ready   │  the guest is paused here, too
+      │  (writes "committing" to disk)             │
+      │  Commit ──────────────────────────────────▶│  writes RUN to disk, then resumes the guest
+      │◀──────────────────────────────── Running   │
+      │  (gives up its copy)                       │
+
+Instead, the source may send ``Cancel`` before ``Commit``, and is answered ``Aborted``; the destination may
+send ``Failed`` or ``Aborted`` before ``Running``. After ``Commit`` only ``Running`` and ``Aborted`` decide: a
+source that lost the answer opens a new connection and sends ``Commit`` first, as often as it takes. ``Query``
+instead of ``Offer`` asks for ``Capabilities`` only. ``Ping`` and ``Pong`` go either way at any time.
+
+**Versions.** The preamble carries the wire format, which changes only if frames themselves do. What messages
+mean is the version: ``Offer`` carries the range that the source speaks, and the destination takes the highest
+that it speaks too, or refuses. A release speaks its own version and the one before (N-1). New keys and new
+features need no new version: unknown keys are ignored, and a feature is used only if both name it. An unknown
+message type is an error. Value 0 is never a valid type, codec, version, round or sequence.
+
+Modules, imports run downward: ``connection`` (bytes in, events out), ``states`` (who may send what when),
+``negotiate``, ``batch`` (a batch's header and limits), ``messages``, ``frames``.
+"""
+
+from migrated.protocol.batch import (
+    BLOCK_BYTES,
+    FIRST_CODEC,
+    HEADER_BYTES,
+    MAX_ZERO_RUNS,
+    RAW_CODEC,
+    BatchHeader,
+    BatchLimits,
+    block_count,
+)
+from migrated.protocol.connection import READ_BYTES, Connection, LocalProtocolError
+from migrated.protocol.messages import (
+    MAX_BATCH_BYTES,
+    MAX_DEVICE_STATE_CHUNK,
+    MAX_REGIONS,
+    Aborted,
+    Accept,
+    Cancel,
+    Capabilities,
+    Commit,
+    DeviceState,
+    DeviceStateEnd,
+    Digest,
+    Failed,
+    Message,
+    Offer,
+    Ping,
+    Pong,
+    Progress,
+    Query,
+    Ready,
+    Refuse,
+    RegionInfo,
+    RoundDone,
+    RoundEnd,
+    Running,
+)
+from migrated.protocol.negotiate import MIN_VERSION, VERSION, Support, limits_of, negotiate
+from migrated.protocol.states import FINAL_STATES, Role, State
+
+__all__ = [
+    "BLOCK_BYTES",
+    "FINAL_STATES",
+    "FIRST_CODEC",
+    "HEADER_BYTES",
+    "MAX_BATCH_BYTES",
+    "MAX_DEVICE_STATE_CHUNK",
+    "MAX_REGIONS",
+    "MAX_ZERO_RUNS",
+    "MIN_VERSION",
+    "RAW_CODEC",
+    "READ_BYTES",
+    "VERSION",
+    "Aborted",
+    "Accept",
+    "BatchHeader",
+    "BatchLimits",
+    "Cancel",
+    "Capabilities",
+    "Commit",
+    "Connection",
+    "DeviceState",
+    "DeviceStateEnd",
+    "Digest",
+    "Failed",
+    "LocalProtocolError",
+    "Message",
+    "Offer",
+    "Ping",
+    "Pong",
+    "Progress",
+    "Query",
+    "Ready",
+    "Refuse",
+    "RegionInfo",
+    "Role",
+    "RoundDone",
+    "RoundEnd",
+    "Running",
+    "State",
+    "Support",
+    "block_count",
+    "limits_of",
+    "negotiate",
+]

@@ -1,0 +1,555 @@
+"""The control messages, and their bodies: one msgpack map each, with the field names as keys.
+
+A message checks itself when it is made, so one that exists is within its bounds, whoever made it; the
+``ValueError`` says what is wrong. Text for people (``what``, ``hint``, ``reason``, ``sender``, ``software``)
+is not refused but made harmless: one printable line, cut to :data:`MAX_TEXT` characters. Reading ignores
+unknown keys; a key that is missing takes the field's default, or is an error if there is none. Nothing here
+knows who may send what when: that is :mod:`migrated.protocol.states`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import ClassVar, Self
+
+import msgpack  # type: ignore[import-untyped]
+
+from migrated.errors import ProtocolError
+
+__all__ = [
+    "MAX_BATCH_BYTES",
+    "MAX_CONTROL_BODY",
+    "MAX_DEVICE_STATE_CHUNK",
+    "MAX_PAGE_SIZE",
+    "MAX_REGIONS",
+    "MAX_REGION_PAGES",
+    "MAX_TEXT",
+    "MESSAGES",
+    "MIN_PAGE_SIZE",
+    "Aborted",
+    "Accept",
+    "Cancel",
+    "Capabilities",
+    "Commit",
+    "DeviceState",
+    "DeviceStateEnd",
+    "Digest",
+    "Failed",
+    "Message",
+    "Offer",
+    "Ping",
+    "Pong",
+    "Progress",
+    "Query",
+    "Ready",
+    "Refuse",
+    "RegionInfo",
+    "RoundDone",
+    "RoundEnd",
+    "Running",
+    "pack",
+    "unpack",
+]
+
+MAX_CONTROL_BODY = 1 << 20
+"""No control message is longer; most have a smaller ``body_limit`` of their own."""
+
+MAX_REGIONS = 256
+"""Memory back ends of a virtual machine, or chosen mappings of a process: dozens at most."""
+
+MAX_REGION_PAGES = (1 << 32) - 1
+"""Runs count pages in 32 bits: 16 TiB of 4 KiB pages."""
+
+MIN_PAGE_SIZE, MAX_PAGE_SIZE = 4096, 2 << 20
+"""From the smallest page of Linux to a huge page of x86-64."""
+
+MAX_BATCH_BYTES = 64 << 20
+"""Raw bytes of a batch. The default is 2 MiB, and beyond a few MiB nothing gets faster: a slot's size."""
+
+MAX_DEVICE_STATE_CHUNK = 512 << 10
+"""A guest's device state is 0.3 to 0.6 MB, so it travels in one or two messages."""
+
+MAX_TEXT = 2000
+"""Characters of a reason or a hint; a screenful."""
+
+_SMALL_BODY = 32 << 10
+"""Three texts of ``MAX_TEXT`` characters of 4 bytes, and room for keys that a later version adds."""
+
+_LARGE_BODY = 256 << 10
+"""256 regions, each with a name of 128 characters of 4 bytes, and as much room again."""
+
+_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
+_MAX_WORKERS = 1024
+_MAX_VERSION = 65535
+
+_MIGRATION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_GUEST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}", re.ASCII)
+_WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
+_CODEC = re.compile(r"[a-z0-9-]{1,16}", re.ASCII)
+
+
+class _Record:
+    """A dataclass that travels as a map."""
+
+    __slots__ = ()
+
+    def to_wire(self) -> dict[str, object]:
+        """The map that travels."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, object]) -> Self:
+        """The record of a map; ``ValueError`` if it lacks a key or a value is out of bounds."""
+        known = {}
+        for field in fields(cls):  # type: ignore[arg-type]  # every record is a dataclass
+            if field.name in body:
+                known[field.name] = body[field.name]
+            elif field.default is MISSING:
+                raise ValueError(f"it lacks {field.name}")
+        return cls(**known)
+
+
+class Message(_Record):
+    """What the control messages have in common."""
+
+    __slots__ = ()
+    type_id: ClassVar[int]
+    body_limit: ClassVar[int] = _SMALL_BODY
+    """A longer body is refused before it is received."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionInfo(_Record):
+    """One region of a guest's memory; its index in the offer is its number in batches."""
+
+    name: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        _printable("region name", self.name, 128)
+        _number("size_bytes", self.size_bytes, MIN_PAGE_SIZE, MAX_REGION_PAGES * MAX_PAGE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Message):
+    """Source: what could you do? The destination answers with :class:`Capabilities`, and that was all."""
+
+    type_id: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offer(Message):
+    """Source: this is what I want to migrate, and all that I can do.
+
+    ``codecs`` maps a codec's name to the levels (0 to 9) that may be used, and ``codecs`` and ``features``
+    stand in the order of preference. ``decompress_workers`` 0 leaves their number to the destination.
+    ``digest_seed`` seeds the page digests and is secret between the two.
+    """
+
+    type_id: ClassVar[int] = 2
+    body_limit: ClassVar[int] = _LARGE_BODY
+
+    min_version: int
+    max_version: int
+    migration_id: str
+    guest: str
+    kind: str
+    page_size: int
+    regions: tuple[RegionInfo, ...]
+    codecs: dict[str, tuple[int, ...]]
+    batch_pages: int
+    digest_seed: int
+    decompress_workers: int = 0
+    verify_full: bool = False
+    features: tuple[str, ...] = ()
+    sender: str = ""
+
+    def __post_init__(self) -> None:
+        _versions(self.min_version, self.max_version)
+        _match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
+        _match("guest", self.guest, _GUEST, "a name of 1 to 64 letters, digits and _.:@+-")
+        _match("kind", self.kind, _WORD, "a word")
+        _number("page_size", self.page_size, MIN_PAGE_SIZE, MAX_PAGE_SIZE)
+        if self.page_size & (self.page_size - 1):
+            raise ValueError(f"page_size is {self.page_size}, not a power of two")
+        _entries("regions", self.regions, MAX_REGIONS)
+        if not self.regions:
+            raise ValueError("regions is empty")
+        for region in self.regions:
+            if not isinstance(region, RegionInfo):
+                raise ValueError("regions holds something else than regions")  # noqa: TRY004
+            if region.size_bytes % self.page_size or region.size_bytes // self.page_size > MAX_REGION_PAGES:
+                raise ValueError(
+                    f"region {region.name}: {region.size_bytes} bytes, pages of {self.page_size}"
+                )
+        if len({region.name for region in self.regions}) < len(self.regions):
+            raise ValueError("two regions have the same name")
+        _codecs(self.codecs)
+        _number("batch_pages", self.batch_pages, 1, MAX_BATCH_BYTES // self.page_size)
+        _number("digest_seed", self.digest_seed, 0, _U64)
+        _number("decompress_workers", self.decompress_workers, 0, _MAX_WORKERS)
+        _flag("verify_full", self.verify_full)
+        _words("features", self.features, _WORD)
+        _shown(self, "sender")
+
+    def to_wire(self) -> dict[str, object]:
+        """The map that travels."""
+        return {**_Record.to_wire(self), "regions": [region.to_wire() for region in self.regions]}
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, object]) -> Self:
+        """The offer of a map; ``ValueError`` if it lacks a key or a value is out of bounds."""
+        regions = body.get("regions")
+        if not isinstance(regions, tuple) or not all(isinstance(region, dict) for region in regions):
+            raise ValueError("regions is no list of maps")
+        own = {**body, "regions": tuple(RegionInfo.from_wire(region) for region in regions)}
+        return super(Offer, cls).from_wire(own)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEnd(Message):
+    """Source: all batches of ``round`` are sent, ``batches`` of them with ``pages`` pages; a barrier."""
+
+    type_id: ClassVar[int] = 4
+
+    round: int
+    batches: int
+    pages: int
+
+    def __post_init__(self) -> None:
+        _number("round", self.round, 1, _U32)
+        _number("batches", self.batches, 0, _U32)
+        _number("pages", self.pages, 0, _U64)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState(Message):
+    """Source: the next piece of the device state."""
+
+    type_id: ClassVar[int] = 5
+    body_limit: ClassVar[int] = MAX_DEVICE_STATE_CHUNK + 4096
+
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, bytes) or not 0 < len(self.data) <= MAX_DEVICE_STATE_CHUNK:
+            raise ValueError(f"data is not 1 to {MAX_DEVICE_STATE_CHUNK} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStateEnd(Message):
+    """Source: the device state is complete: ``size`` bytes in all, ``checksum`` their xxh3_64."""
+
+    type_id: ClassVar[int] = 6
+
+    size: int
+    checksum: int
+
+    def __post_init__(self) -> None:
+        _number("size", self.size, 0, _U64)
+        _number("checksum", self.checksum, 0, _U64)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest(Message):
+    """Source: the guest is paused, and this is its memory: the sum of the page terms of every region."""
+
+    type_id: ClassVar[int] = 7
+
+    terms: tuple[int, ...]
+    was_running: bool
+
+    def __post_init__(self) -> None:
+        _entries("terms", self.terms, MAX_REGIONS)
+        for term in self.terms:
+            _number("terms", term, 0, _U64)
+        _flag("was_running", self.was_running)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Message):
+    """Source: the guest is yours. As the first message of a connection: how did that migration end?"""
+
+    type_id: ClassVar[int] = 8
+
+    migration_id: str
+
+    def __post_init__(self) -> None:
+        _match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Message):
+    """Source: stop; the guest stays here. The destination answers with :class:`Aborted`."""
+
+    type_id: ClassVar[int] = 9
+
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        _shown(self, "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities(Message):
+    """Destination: what it can do. ``guests`` are names with their kinds, as in ``web (shm)``."""
+
+    type_id: ClassVar[int] = 33
+    body_limit: ClassVar[int] = _LARGE_BODY
+
+    software: str
+    min_version: int
+    max_version: int
+    codecs: dict[str, tuple[int, ...]]
+    features: tuple[str, ...]
+    guests: tuple[str, ...]
+    max_region_bytes: int
+    batch_pages_max: int
+    decompress_workers: int
+
+    def __post_init__(self) -> None:
+        _shown(self, "software")
+        _versions(self.min_version, self.max_version)
+        _codecs(self.codecs)
+        _words("features", self.features, _WORD)
+        _entries("guests", self.guests, 256)
+        for guest in self.guests:
+            _printable("guests", guest, 128)
+        _number("max_region_bytes", self.max_region_bytes, 1, _U64)
+        _number("batch_pages_max", self.batch_pages_max, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
+        _number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Accept(Message):
+    """Destination: send it, within these bounds. ``codecs`` keeps the source's order; batches count in it."""
+
+    type_id: ClassVar[int] = 34
+
+    version: int
+    codecs: tuple[str, ...]
+    batch_pages: int
+    decompress_workers: int
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _number("version", self.version, 1, _MAX_VERSION)
+        _words("codecs", self.codecs, _CODEC)
+        _number("batch_pages", self.batch_pages, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
+        _number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
+        _words("features", self.features, _WORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse(Message):
+    """Destination: no. ``code`` is a stable word, ``what`` says why, ``hint`` what to do about it."""
+
+    type_id: ClassVar[int] = 35
+
+    code: str
+    what: str
+    hint: str = ""
+
+    def __post_init__(self) -> None:
+        _match("code", self.code, _WORD, "a word")
+        _shown(self, "what")
+        _shown(self, "hint")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Message):
+    """Destination: batches and raw bytes that were applied since the start."""
+
+    type_id: ClassVar[int] = 36
+
+    batches: int
+    raw_bytes: int
+
+    def __post_init__(self) -> None:
+        _number("batches", self.batches, 0, _U32)
+        _number("raw_bytes", self.raw_bytes, 0, _U64)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDone(Message):
+    """Destination: every page of ``round`` is in its place."""
+
+    type_id: ClassVar[int] = 37
+
+    round: int
+
+    def __post_init__(self) -> None:
+        _number("round", self.round, 1, _U32)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Message):
+    """Destination: the digest is equal, all is loaded and prepared, the guest is paused: commit or cancel."""
+
+    type_id: ClassVar[int] = 38
+
+
+@dataclass(frozen=True, slots=True)
+class Running(Message):
+    """Destination: RUN is durable and the guest was resumed here. Give up yours."""
+
+    type_id: ClassVar[int] = 39
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted(Message):
+    """Destination: ABORTED is durable; the guest never ran here and never will by this migration."""
+
+    type_id: ClassVar[int] = 40
+
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        _shown(self, "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Message):
+    """Destination: it failed before RUN. ``code`` is the ``reason`` word of its error."""
+
+    type_id: ClassVar[int] = 41
+
+    code: str
+    what: str
+    hint: str = ""
+
+    def __post_init__(self) -> None:
+        _match("code", self.code, _WORD, "a word")
+        _shown(self, "what")
+        _shown(self, "hint")
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """Either: are you there?"""
+
+    type_id: ClassVar[int] = 65
+
+
+@dataclass(frozen=True, slots=True)
+class Pong(Message):
+    """Either: I am."""
+
+    type_id: ClassVar[int] = 66
+
+
+MESSAGES: dict[int, type[Message]] = {
+    cls.type_id: cls
+    for cls in (
+        *(Query, Offer, RoundEnd, DeviceState, DeviceStateEnd, Digest, Commit, Cancel),
+        *(Capabilities, Accept, Refuse, Progress, RoundDone, Ready, Running, Aborted, Failed),
+        *(Ping, Pong),
+    )
+}
+"""Every message by its type on the wire."""
+
+
+def pack(message: Message) -> bytes:
+    """The body of ``message``; ``ValueError`` if it is longer than its kind may be."""
+    body: bytes = msgpack.packb(message.to_wire())
+    if len(body) > message.body_limit:
+        raise ValueError(f"{type(message).__name__} has {len(body)} bytes, {message.body_limit} are allowed")
+    return body
+
+
+def unpack(cls: type[Message], body: bytes) -> Message:
+    """The message of kind ``cls`` in ``body``; :class:`migrated.errors.ProtocolError` if there is none."""
+    try:
+        content = msgpack.unpackb(
+            body,
+            use_list=False,
+            max_str_len=4 * MAX_TEXT,
+            max_bin_len=MAX_DEVICE_STATE_CHUNK,
+            max_array_len=1024,
+            max_map_len=64,
+            max_ext_len=0,
+        )
+        if not isinstance(content, dict):
+            raise ValueError("the body is no map")  # noqa: TRY004
+        return cls.from_wire(content)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"the peer's {cls.__name__} cannot be read: {error}") from error
+
+
+def _number(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{name} is {_short(value)}, not a number from {low} to {high}")
+
+
+def _flag(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{name} is {_short(value)}, not true or false")
+
+
+def _match(name: str, value: object, pattern: re.Pattern[str], what: str) -> None:
+    if type(value) is not str or not pattern.fullmatch(value):
+        raise ValueError(f"{name} is {_short(value)}, not {what}")
+
+
+def _printable(name: str, value: object, limit: int) -> None:
+    if type(value) is not str or not 0 < len(value) <= limit or not value.isprintable():
+        raise ValueError(f"{name} is {_short(value)}, not 1 to {limit} printable characters")
+
+
+def _entries(name: str, value: object, limit: int) -> None:
+    if type(value) is not tuple or len(value) > limit:
+        raise ValueError(f"{name} is no list of at most {limit}")
+
+
+def _words(name: str, value: object, pattern: re.Pattern[str]) -> None:
+    _entries(name, value, 32)
+    assert isinstance(value, tuple)
+    for word in value:
+        _match(name, word, pattern, "a word")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{name} names something twice")
+
+
+def _versions(low: object, high: object) -> None:
+    _number("min_version", low, 1, _MAX_VERSION)
+    _number("max_version", high, 1, _MAX_VERSION)
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    if low > high:
+        raise ValueError(f"min_version {low} is above max_version {high}")
+
+
+def _codecs(value: object) -> None:
+    if type(value) is not dict or len(value) > 32:
+        raise ValueError("codecs is no map of at most 32 codecs")
+    for name, levels in value.items():
+        _match("codecs", name, _CODEC, "a codec's name")
+        _entries(f"levels of {name}", levels, 10)
+        for level in levels:
+            _number(f"level of {name}", level, 0, 9)
+        if not levels or len(set(levels)) < len(levels):
+            raise ValueError(f"levels of {name} are none, or named twice")
+
+
+def _shown(message: Message, name: str) -> None:
+    """Make a text of ``message`` harmless for a terminal and a log: one printable line, not too long."""
+    text = getattr(message, name)
+    if type(text) is not str:
+        raise ValueError(f"{name} is {_short(text)}, not a text")
+    if len(text) > MAX_TEXT:
+        text = text[: MAX_TEXT - 3] + "..."
+    if not text.isprintable():
+        text = "".join(_printable_characters(text))
+    object.__setattr__(message, name, text)
+
+
+def _printable_characters(text: str) -> Iterable[str]:
+    for each in text:
+        yield each if each.isprintable() else " " if each.isspace() else "?"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number without end"
+    shown = ascii(value[:40]) if isinstance(value, str | bytes) else ascii(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
