@@ -1,0 +1,373 @@
+"""A migration at the destination, from the accepted offer to RUNNING.
+
+This side's durable record decides. Until RUN is on disk it may abort, and does so whenever it cannot go on;
+from RUN on it only goes forward, also after a crash.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from migrated.compression import worker
+from migrated.compression.layout import RAW
+from migrated.compression.stage import Stage
+from migrated.engine.events import (
+    BatchMoved,
+    Event,
+    Finished,
+    Observer,
+    Report,
+    Role,
+    RoundFinished,
+    RoundStarted,
+    Started,
+    State,
+    StateChanged,
+)
+from migrated.engine.events import Failed as FailedEvent
+from migrated.engine.ports import Channel, in_thread
+from migrated.engine.progress import Tally
+from migrated.engine.records import Outcome, Record, Records
+from migrated.errors import (
+    CancelledByPersonError,
+    ConnectionLostError,
+    IntegrityError,
+    MigratedError,
+    ProtocolError,
+)
+from migrated.guests.base import TargetGuest
+from migrated.pages import cut_runs
+from migrated.protocol import (
+    RAW_CODEC,
+    Aborted,
+    Accept,
+    BatchHeader,
+    BatchLimits,
+    Cancel,
+    Commit,
+    Digest,
+    Failed,
+    Message,
+    Offer,
+    Ping,
+    Pong,
+    Progress,
+    Ready,
+    RoundDone,
+    RoundEnd,
+    Running,
+)
+
+__all__ = ["Receiver"]
+
+_PROGRESS_SECONDS = 0.1
+"""At most this often the source is told how far the pages got."""
+
+
+class Receiver:
+    """Takes one guest in. ``target`` was prepared: its regions are empty, and nobody else uses them."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        target: TargetGuest,
+        offer: Offer,
+        accept: Accept,
+        records: Records,
+        observer: Observer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.migration_id = offer.migration_id
+        self.decided = asyncio.Event()
+        self._channel = channel
+        self._target = target
+        self._offer = offer
+        self._accept = accept
+        self._records = records
+        self._tally = Tally(clock)
+        self._outer = observer
+        self._clock = clock
+        self._began = clock()
+        self._ready_at = 0.0
+        self._ready = False
+        self._was_running = True
+        self._commit_answered = False
+        self._digest = 0
+        self._rounds = 0
+        self._round_began = 0.0
+        self._round_pages = 0
+        self._round_bytes = 0
+        self._batches = 0
+        self._told = 0.0
+        self._raw_bytes = 0
+        self._sequence = 0
+        self._commit_turn = asyncio.Lock()
+        self._stage = Stage(
+            target.regions,
+            workers=accept.decompress_workers,
+            batch_pages=accept.batch_pages,
+            page_size=offer.page_size,
+            seed=offer.digest_seed,
+        )
+        self._pending: set[asyncio.Task[None]] = set()
+        self._broken: MigratedError | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    def _observe(self, event: Event) -> None:
+        self._tally(event)
+        self._outer(event)
+
+    async def run(self) -> None:
+        """Take batches until the guest runs here.
+
+        Raises any MigratedError; the outcome ABORTED is then durable and nothing is left of the guest's
+        memory here - unless the error came after RUN was: then only the start is missing.
+        """
+        self._reader = asyncio.current_task()
+        try:
+            await self._take()
+        except asyncio.CancelledError as cancelled:
+            if self.decided.is_set() and self._commit_answered:
+                return  # COMMIT came over another connection; this one has nothing more to say
+            error = self._broken or cancelled
+            await self._abort(error)
+            raise error from None
+        except BaseException as error:
+            await self._abort(error)
+            raise
+        finally:
+            await self._drain()
+            await self._stage.close()
+
+    async def _take(self) -> None:
+        self._observe(StateChanged(State.SETUP))
+        self._channel.agree(
+            BatchLimits(
+                batch_pages=self._accept.batch_pages,
+                page_size=self._offer.page_size,
+                region_pages=tuple(region.pages for region in self._target.regions),
+                codecs=len(self._accept.codecs),
+            )
+        )
+        await self._channel.send(self._accept)
+        await self._stage.start()
+        self._observe(self._started())
+        self._observe(StateChanged(State.PRE_COPY))
+        self._round_began = self._clock()
+        while not self.decided.is_set():
+            await self._handle(await self._channel.receive())
+
+    def _started(self) -> Started:
+        codec = self._accept.codecs[0] if self._accept.codecs else RAW
+        return Started(
+            self.migration_id,
+            Role.DESTINATION,
+            self._offer.guest,
+            self._offer.kind,
+            sum(region.size for region in self._offer.regions),
+            self._offer.page_size,
+            codec,
+            0,
+            self._accept.decompress_workers,
+        )
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    async def _handle(self, message: Message | BatchHeader) -> None:
+        match message:
+            case BatchHeader():
+                await self._batch(message)
+            case RoundEnd():
+                await self._end_round(message)
+            case Digest():
+                await self._compare(message)
+            case Commit():
+                if message.migration_id != self.migration_id:
+                    raise ProtocolError("the source commits another migration than its own")
+                await self._channel.send(await self.commit())
+            case Cancel():
+                raise CancelledByPersonError(f"the source cancelled: {message.reason}")
+            case Ping():
+                await self._channel.send(Pong())
+            case Pong():
+                pass
+            case _:
+                raise ProtocolError(f"the source sent {type(message).__name__} during a migration")
+
+    async def _batch(self, header: BatchHeader) -> None:
+        self._sequence += 1
+        if header.sequence != self._sequence or header.round != self._rounds + 1:
+            raise ProtocolError(
+                f"batch {header.sequence} of round {header.round} came "
+                f"where batch {self._sequence} of round {self._rounds + 1} was due"
+            )
+        slot = await self._stage.take_slot()
+        try:
+            await self._channel.receive_payload(self._stage.view(slot, header.payload_bytes))
+        except BaseException:
+            self._stage.give_slot(slot)
+            raise
+        task = asyncio.get_running_loop().create_task(self._place(header, slot))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def _place(self, header: BatchHeader, slot: int) -> None:
+        codec = RAW if header.codec == RAW_CODEC else self._accept.codecs[header.codec - RAW_CODEC - 1]
+        job = worker.ToUnpack(
+            region=header.region,
+            slot=slot,
+            payload_bytes=header.payload_bytes,
+            checksum=header.checksum,
+            codec=codec,
+            level=max(1, header.level),
+            data_pages=header.data_pages,
+            zero_pages=header.zero_pages,
+            data_runs=header.data_runs,
+            zero_runs=header.zero_runs,
+            blocks=header.blocks,
+        )
+        try:
+            placed = await self._stage.run(worker.unpack, job)
+        except MigratedError as error:
+            self._broken = self._broken or error
+            if self._reader is not None:
+                self._reader.cancel()  # it may be waiting for a source that waits for us
+            return
+        finally:
+            self._stage.give_slot(slot)
+        raw_bytes = header.data_pages * self._offer.page_size
+        self._raw_bytes += raw_bytes
+        self._batches += 1
+        self._round_pages += header.data_pages
+        self._round_bytes += header.payload_bytes
+        self._observe(
+            BatchMoved(codec, header.data_pages, header.zero_pages, 0, raw_bytes, header.payload_bytes, placed.cpu_seconds)
+        )
+        now = self._clock()
+        if now - self._told >= _PROGRESS_SECONDS and not self._ready:
+            self._told = now
+            with contextlib.suppress(MigratedError):
+                await self._channel.send(Progress(self._batches, self._raw_bytes))
+
+    async def _drain(self) -> None:
+        while self._pending:
+            await asyncio.wait(set(self._pending))
+
+    async def _end_round(self, message: RoundEnd) -> None:
+        """The barrier: every page of the round is in place before one of the next is touched."""
+        await self._drain()
+        if self._broken is not None:
+            raise self._broken
+        if message.round != self._rounds + 1 or message.pages != self._round_pages:
+            raise ProtocolError(
+                f"the source ends round {message.round} with {message.pages} pages; "
+                f"round {self._rounds + 1} had {self._round_pages}"
+            )
+        self._rounds = message.round
+        now = self._clock()
+        self._observe(RoundFinished(message.round, now - self._round_began, self._round_pages, self._round_bytes))
+        self._observe(RoundStarted(message.round + 1, 0, last=False))
+        self._round_began, self._round_pages, self._round_bytes = now, 0, 0
+        await self._channel.send(RoundDone(message.round))
+
+    # -- switchover --------------------------------------------------------------------------------
+
+    async def _compare(self, message: Digest) -> None:
+        self._observe(StateChanged(State.STOP_AND_COPY))
+        ours = await self._reread() if self._offer.verify_full else await in_thread(self._stage.digest)
+        if ours != message.terms:
+            wrong = [region.name for region, a, b in zip(self._offer.regions, ours, message.terms, strict=False) if a != b]
+            raise IntegrityError(
+                f"the memory that arrived differs from the source's in region {', '.join(wrong) or '?'}",
+                "the guest goes on at the source; report this with both logs, and try --tracker hash",
+            )
+        self._digest = sum(ours) & (1 << 64) - 1
+        self._was_running = message.was_running
+        await in_thread(self._target.make_ready)
+        self._ready, self._ready_at = True, self._clock()
+        await self._channel.send(Ready())
+
+    async def _reread(self) -> tuple[int, ...]:
+        async def region(index: int) -> int:
+            populated = await in_thread(self._target.regions[index].populated)
+            pieces = [
+                self._stage.run(worker.rehash, index, runs.tobytes())
+                for runs in cut_runs(populated.runs(), self._accept.batch_pages)
+            ]
+            return sum(await asyncio.gather(*pieces)) & (1 << 64) - 1
+
+        return tuple([await region(index) for index in range(len(self._target.regions))])
+
+    async def commit(self) -> Running | Aborted | Failed:
+        """Decide, durably, and start the guest. Idempotent; also called for a COMMIT on a new connection."""
+        async with self._commit_turn:
+            record = await in_thread(self._records.read, self.migration_id)
+            if record is not None and record.outcome is Outcome.ABORTED:
+                return Aborted("the destination had aborted")
+            if not self._ready:
+                raise ProtocolError("the source commits before the destination is ready")
+            if record is None or record.outcome is not Outcome.RUNNING:
+                self._observe(StateChanged(State.COMMIT))
+                await in_thread(self._records.write, self._record(Outcome.RUN))
+                # From here on there is no way back: the guest runs here, or nowhere until a person decides.
+                self.decided.set()
+                try:
+                    await in_thread(self._target.start, self._was_running)
+                except MigratedError as error:
+                    self._observe(FailedEvent(error.reason, error.what, error.hint))
+                    return Failed("start-failed", f"it decided to run the guest, but cannot start it: {error.what}", error.hint)
+                await in_thread(self._records.write, self._record(Outcome.RUNNING))
+                self._observe(Finished(self._report()))
+                self._observe(StateChanged(State.COMPLETED))
+            if self._reader is not None and asyncio.current_task() is not self._reader:
+                self._commit_answered = True
+                self._reader.cancel()
+            return Running()
+
+    def _record(self, outcome: Outcome) -> Record:
+        return Record(self.migration_id, outcome, self._offer.guest, {"was_running": self._was_running})
+
+    async def _abort(self, error: BaseException) -> None:
+        """Make ABORTED durable, leave nothing behind, and say why; unless RUN already is."""
+        async with self._commit_turn:
+            if self.decided.is_set():
+                return
+            known = error if isinstance(error, MigratedError) else MigratedError(f"it stopped: {error!r}")
+            await self._drain()
+            with contextlib.suppress(MigratedError):
+                await in_thread(self._records.write, self._record(Outcome.ABORTED))
+            await in_thread(self._target.discard)
+            cancelled = isinstance(error, CancelledByPersonError)
+            self._observe(FailedEvent(known.reason, known.what, known.hint))
+            self._observe(StateChanged(State.CANCELLED if cancelled else State.FAILED))
+        if not isinstance(error, ConnectionLostError):
+            with contextlib.suppress(MigratedError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._channel.send(Failed(known.reason, known.what, known.hint))
+
+    def _report(self) -> Report:
+        shown = self._tally.snapshot()
+        now = self._clock()
+        return Report(
+            migration_id=self.migration_id,
+            guest=self._offer.guest,
+            total_seconds=now - self._began,
+            downtime_seconds=now - self._ready_at,
+            downtime_parts={"start": now - self._ready_at},
+            setup_seconds=0.0,
+            rounds=self._rounds,
+            total_bytes=shown.total_bytes,
+            sent_pages=shown.sent_pages,
+            zero_pages=shown.zero_pages,
+            unchanged_pages=0,
+            raw_bytes=shown.raw_bytes,
+            wire_bytes=self._channel.received_bytes,
+            codec=shown.codec,
+            level=0,
+            page_size=self._offer.page_size,
+            tracker="",
+            digest=f"{self._digest:016x}",
+            moved=self._target.starts_guest,
+        )

@@ -1,0 +1,113 @@
+"""The durable records by which both sides agree on where the guest runs, whatever crashes.
+
+One JSON file a migration. Every change is written beside it, fsynced, renamed over it, and the folder is
+fsynced: after a crash the file holds the old text or the new one. The destination's record decides.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from migrated.errors import MigratedError, ResourceError
+
+__all__ = ["Outcome", "Record", "Records"]
+
+_KEPT_SECONDS = 90 * 86400.0
+"""How long outcomes are remembered. A COMMIT that is later than this is refused like any unknown one."""
+
+
+class Outcome(StrEnum):
+    """What a side has decided, durably."""
+
+    COMMITTING = "committing"  # source: COMMIT may have been sent; only the destination knows
+    COMPLETED = "completed"  # source: the destination runs the guest
+    RUN = "run"  # destination: the guest runs here; start it if it does not
+    RUNNING = "running"  # destination: it was started
+    ABORTED = "aborted"  # either: it does not run at the destination
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a migration. ``details`` is what the guest needs to be found again."""
+
+    migration_id: str
+    outcome: Outcome
+    guest: str
+    details: dict[str, Any] = field(default_factory=dict)
+    written: float = 0.0
+
+
+class Records:
+    """The records of one role in one folder, which is made when it is first written to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, migration_id: str) -> Path:
+        if not migration_id.isalnum():
+            raise ValueError(f"not a migration id: {migration_id!r}")
+        return self.folder / f"{migration_id}.json"
+
+    def write(self, record: Record) -> None:
+        """Make ``record`` durable. Raises ResourceError, and then the old record still stands."""
+        path = self._path(record.migration_id)
+        partial = path.with_suffix(".new")
+        text = json.dumps(asdict(record) | {"written": time.time()}, indent=1)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise ResourceError(
+                f"cannot record the outcome of migration {record.migration_id} in {self.folder}: {error.strerror}",
+                "free space there, or set another state_dir",
+            ) from error
+
+    def read(self, migration_id: str) -> Record | None:
+        """The record, or None if this side knows nothing of it."""
+        try:
+            path = self._path(migration_id)
+        except ValueError:
+            return None
+        return self._load(path) if path.exists() else None
+
+    def _load(self, path: Path) -> Record:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            return Record(
+                str(data["migration_id"]),
+                Outcome(data["outcome"]),
+                str(data["guest"]),
+                dict(data["details"]),
+                float(data["written"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MigratedError(
+                f"the record {path} cannot be read: {error}", "it decides where a guest runs; look at it before you go on"
+            ) from error
+
+    def all(self) -> Iterator[Record]:
+        """Every record here, oldest first."""
+        if self.folder.is_dir():
+            yield from sorted((self._load(path) for path in self.folder.glob("*.json")), key=lambda each: each.written)
+
+    def forget_old(self, now: float) -> None:
+        """Remove decided records that nobody will ask for any more; ``now`` in seconds of the wall clock."""
+        for record in list(self.all()):
+            decided = record.outcome not in (Outcome.COMMITTING, Outcome.RUN)
+            if decided and now - record.written > _KEPT_SECONDS:
+                self._path(record.migration_id).unlink(missing_ok=True)

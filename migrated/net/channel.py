@@ -1,0 +1,200 @@
+"""The protocol over a socket: batches go from and to their slots without a copy in Python.
+
+One writer at a time; a send that is cancelled is finished if that takes little time, or else tears the stream,
+and a torn stream is closed. Payloads bypass the parser: it never reads further than the unit it needs.
+"""
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Self
+
+from migrated.errors import ConnectionLostError, MigratedError
+from migrated.net.pace import Pacer
+from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Pong, Role
+
+__all__ = ["SocketChannel"]
+
+_FINISH_SECONDS = 1.0
+"""How long a cancelled send may take to end on a whole frame: longer than a batch needs at 20 Mb/s."""
+
+_LINGER_SECONDS = 2.0
+_UNSENT_BYTES = 256 << 10
+"""What the kernel may queue unsent. All of it would have to leave before the last round's pages do."""
+
+_CONTROL_BYTES = 64 << 10
+
+
+class SocketChannel:
+    """A connected stream socket as one side of the protocol; see :class:`migrated.engine.ports.Channel`.
+
+    A peer that is silent for ``idle_timeout`` seconds while something is expected of it is lost; this side says
+    Ping when it has nothing else to say.
+    """
+
+    def __init__(self, sock: socket.socket, role: Role, *, idle_timeout: float, peer: str) -> None:
+        self.peer = peer
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._sock = sock
+        self._connection = Connection(role)
+        self._idle_timeout = idle_timeout
+        self._pacer = Pacer()
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._control = memoryview(bytearray(_CONTROL_BYTES))
+        self._waiting_since: float | None = None
+        self._last_sent = self._loop.time()
+        self._lost: ConnectionLostError | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        sock.setblocking(False)  # noqa: FBT003
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    async def start(self) -> Self:
+        """Greet the peer. Must come before anything else."""
+        self._keeper = self._loop.create_task(self._keep_alive())
+        async with self._turn:
+            await self._write(self._connection.preamble())
+        return self
+
+    def agree(self, limits: BatchLimits) -> None:
+        """Set what both sides agreed on for batches."""
+        self._connection.agree(limits)
+
+    def set_rate(self, bytes_per_second: float) -> None:
+        """Limit what is sent from now on; infinity for no limit."""
+        self._pacer.set_rate(bytes_per_second)
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> None:
+        """Send a control message."""
+        async with self._turn:
+            await self._write(self._connection.send(message))
+
+    async def send_batch(self, header: BatchHeader, payload: memoryview) -> None:
+        """Send a batch straight from its slot."""
+        async with self._turn:
+            await self._write(self._connection.send_batch(header), payload)
+
+    async def _write(self, *parts: bytes | memoryview) -> None:
+        writing = self._loop.create_task(self._send_all(parts))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            try:
+                await asyncio.wait({writing}, timeout=_FINISH_SECONDS)
+            finally:
+                if not writing.done():
+                    self._tear(ConnectionLostError(f"sending to {self.peer} was cancelled in the middle"))
+                    writing.cancel()
+            raise
+
+    async def _send_all(self, parts: tuple[bytes | memoryview, ...]) -> None:
+        if self._lost is not None:
+            raise self._lost
+        try:
+            for part in parts:
+                piece = self._pacer.piece or len(part) or 1
+                for start in range(0, len(part), piece):
+                    chunk = part[start : start + piece]
+                    delay = self._pacer.delay(len(chunk), self._loop.time())
+                    if delay > 0:
+                        await asyncio.sleep(delay)
+                    await self._loop.sock_sendall(self._sock, chunk)
+                    self.sent_bytes += len(chunk)
+        except OSError as error:
+            raise self._tear(_lost(self.peer, error)) from error
+        self._last_sent = self._loop.time()
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    async def receive(self) -> Message | BatchHeader:
+        """The next message. Raises ProtocolError for what is none, ConnectionLostError when there is no more."""
+        while True:
+            event = self._connection.next_event()
+            if event is not None:
+                return event
+            wanted = min(self._connection.wanted, _CONTROL_BYTES)
+            count = await self._read(self._control[:wanted])
+            self._connection.receive_data(self._control[:count])
+
+    async def receive_payload(self, into: memoryview) -> None:
+        """Fill ``into`` with the payload of the header just received."""
+        done = self._connection.take_buffered(into)
+        while done < len(into):
+            done += await self._read(into[done:])
+        self._connection.payload_done()
+
+    async def _read(self, into: memoryview) -> int:
+        if self._lost is not None:
+            raise self._lost
+        self._waiting_since = self._loop.time()
+        try:
+            count = await self._loop.sock_recv_into(self._sock, into)
+        except OSError as error:
+            raise self._tear(_lost(self.peer, error)) from error
+        finally:
+            self._waiting_since = None
+        if count == 0:
+            if self._lost is None:
+                self._connection.receive_eof()
+            raise self._lost or ConnectionLostError(f"{self.peer} closed the connection")
+        self.received_bytes += count
+        return count
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def _keep_alive(self) -> None:
+        """Say Ping when there is nothing else to say, and notice a peer that says nothing at all."""
+        while self._lost is None:
+            await asyncio.sleep(self._idle_timeout / 4)
+            now = self._loop.time()
+            if self._waiting_since is not None and now - self._waiting_since > self._idle_timeout:
+                self._tear(
+                    ConnectionLostError(
+                        f"{self.peer} said nothing for {self._idle_timeout:.0f} s", "check the link and the other host"
+                    )
+                )
+                return
+            if not self._turn.locked() and now - self._last_sent >= self._idle_timeout / 4:
+                with contextlib.suppress(MigratedError):
+                    await self.send(Ping())
+
+    def _tear(self, error: ConnectionLostError) -> ConnectionLostError:
+        """The stream is of no use any more: whoever reads or writes gets ``error``."""
+        if self._lost is None:
+            self._lost = error
+            # Not close(): a read may be under way, and the number could be somebody else's by then.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        return self._lost
+
+    async def finish(self) -> None:
+        """Close in order: say no more, and let the peer read what was said last. Never raises."""
+        if self._lost is None:
+            with contextlib.suppress(OSError, TimeoutError):
+                self._sock.shutdown(socket.SHUT_WR)
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    while await self._loop.sock_recv_into(self._sock, self._control):
+                        pass
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection at once. Never raises."""
+        self._tear(ConnectionLostError(f"the connection to {self.peer} was closed here"))
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        self._sock.close()
+
+
+def _lost(peer: str, error: OSError) -> ConnectionLostError:
+    return ConnectionLostError(
+        f"the connection to {peer} was lost: {error.strerror or error}", "check the link and the other host's log"
+    )

@@ -1,0 +1,159 @@
+"""Dialling a destination, and listening for sources."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from migrated.errors import AccessError, ResourceError, UnreachableError
+from migrated.net.address import Address
+from migrated.net.channel import SocketChannel
+from migrated.protocol import Role
+
+__all__ = ["Listener", "dial"]
+
+_BACKLOG = 16
+
+
+async def dial(address: Address, *, connect_timeout: float, idle_timeout: float) -> SocketChannel:
+    """Connect as a source. UnreachableError says what was tried, why it failed, and what to look at."""
+    loop = asyncio.get_running_loop()
+    hint = f"is `migrated serve` running there, and does a firewall let port {address.port} through?"
+    sock: socket.socket | None = None
+    try:
+        async with asyncio.timeout(connect_timeout):
+            if address.path:
+                hint = "is `migrated serve` listening on this socket?"
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.setblocking(False)  # noqa: FBT003
+                await loop.sock_connect(sock, address.path)
+            else:
+                sock = await _connect_tcp(loop, address)
+    except TimeoutError as error:
+        raise UnreachableError(f"no answer from {address} within {connect_timeout:.0f} s", hint) from error
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise UnreachableError(f"cannot connect to {address}: {error.strerror or error}", hint) from error
+    return await SocketChannel(sock, Role.SOURCE, idle_timeout=idle_timeout, peer=str(address)).start()
+
+
+async def _connect_tcp(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
+    """The first of the host's addresses that answers."""
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failed: OSError | None = None
+    for family, kind, proto, _, target in found:
+        sock = socket.socket(family, kind, proto)
+        sock.setblocking(False)  # noqa: FBT003
+        try:
+            await loop.sock_connect(sock, target)
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+            failed = error
+        else:
+            return sock
+    raise failed or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+
+
+class Listener:
+    """Takes connections at an address and gives each, greeted, to ``handle`` in a task of its own."""
+
+    def __init__(
+        self, address: Address, handle: Callable[[SocketChannel], Awaitable[None]], *, idle_timeout: float
+    ) -> None:
+        self._handle = handle
+        self._idle_timeout = idle_timeout
+        self._socket, self.address = _bind(address)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, peer = await loop.sock_accept(self._socket)
+            except OSError as error:
+                # Out of descriptors, or a connection that was gone again: neither may end the service.
+                await asyncio.sleep(0.1 if error.errno in (errno.EMFILE, errno.ENFILE) else 0)
+                continue
+            name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
+            task = loop.create_task(self._serve(sock, name))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, sock: socket.socket, name: str) -> None:
+        channel = SocketChannel(sock, Role.DESTINATION, idle_timeout=self._idle_timeout, peer=name)
+        try:
+            with contextlib.suppress(UnreachableError):
+                await channel.start()
+                await self._handle(channel)
+        finally:
+            await channel.close()
+
+    async def close(self) -> None:
+        """Accept no more. Connections that are open go on; see :meth:`end_all`."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        self._socket.close()
+        if self.address.path:
+            Path(self.address.path).unlink(missing_ok=True)
+
+    async def end_all(self) -> None:
+        """Cancel every connection's task, and wait until each has tidied up."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _bind(address: Address) -> tuple[socket.socket, Address]:
+    sock: socket.socket | None = None
+    try:
+        if address.path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            _remove_stale(address.path)
+            sock.bind(address.path)
+            bound = address
+        else:
+            family, kind, proto, _, target = socket.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            sock = socket.socket(family, kind, proto)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(target)
+            bound = Address(address.host, sock.getsockname()[1])
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)  # noqa: FBT003
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise _cannot_bind(address, error) from error
+    return sock, bound
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a service that is gone; a live one answers, and is left alone."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+
+
+def _cannot_bind(address: Address, error: OSError) -> AccessError | ResourceError:
+    what = f"cannot listen on {address}: {error.strerror or error}"
+    if error.errno == errno.EADDRINUSE:
+        return ResourceError(what, "another program has it; stop that one or choose another with --listen")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessError(what, "choose a port of 1024 or higher, or a folder that you may write to")
+    return ResourceError(what, "choose an address of this host with --listen")
