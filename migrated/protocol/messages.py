@@ -549,7 +549,7 @@ def _printable_characters(text: str) -> Iterable[str]:
 
 
 def _short(value: object) -> str:
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a number without end"
-    shown = ascii(value[:40]) if isinstance(value, str | bytes) else ascii(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    """``value`` for an error text. What a peer nested deeply is not walked through, only its kind named."""
+    if isinstance(value, str | bytes):
+        return ascii(value[:40]) + ("..." if len(value) > 40 else "")
+    return ascii(value) if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"

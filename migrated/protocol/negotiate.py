@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from migrated.errors import ProtocolError
 from migrated.protocol.batch import BatchLimits
-from migrated.protocol.messages import MAX_BATCH_BYTES, Accept, Capabilities, Offer, Refuse
+from migrated.protocol.messages import Accept, Capabilities, Offer, Refuse
 
 __all__ = ["MIN_VERSION", "VERSION", "Support", "limits_of", "negotiate"]
 
 VERSION = 1
-"""What the messages mean. It rises when an older peer would misunderstand; a new optional key raises nothing."""
+"""What the messages mean. It rises when an older peer would misunderstand, not for a new optional key."""
 
 MIN_VERSION = 1
 """The oldest that this release serves: the version before its own, once there is one."""
@@ -59,18 +59,18 @@ class Support:
 def negotiate(offer: Offer, support: Support) -> Accept | Refuse:
     """What ``support`` answers to ``offer``.
 
-    A codec is usable if the destination knows it with every level that was offered; an offer without codecs is
-    one to send raw. Features that only one side has are left out. The codes of a refusal are ``version``,
+    A codec is usable if the destination knows it with every level that was offered; an offer without codecs
+    is one to send raw. Features that only one side has are left out. The codes of a refusal are ``version``,
     ``page-size``, ``region-too-large`` and ``codec``.
     """
     version = min(offer.max_version, support.max_version)
     if version < max(offer.min_version, support.min_version):
-        newer = "destination" if offer.max_version < support.min_version else "source"
+        older = "source" if offer.max_version < support.min_version else "destination"
         return Refuse(
             "version",
             f"the source speaks versions {offer.min_version} to {offer.max_version}, "
             f"the destination {support.min_version} to {support.max_version}",
-            f"upgrade the {'source' if newer == 'destination' else 'destination'}",
+            f"upgrade the {older}",
         )
     if offer.page_size not in support.page_sizes:
         return Refuse(
@@ -83,7 +83,7 @@ def negotiate(offer: Offer, support: Support) -> Accept | Refuse:
             return Refuse(
                 "region-too-large",
                 f"region {region.name} has {region.size_bytes} bytes",
-                f"raise the destination's limit of {support.max_region_bytes} bytes a region, if it is meant to fit",
+                f"if it is meant to fit, raise the destination's limit of {support.max_region_bytes} bytes",
             )
     codecs = tuple(
         name for name, levels in offer.codecs.items() if set(levels) <= set(support.codecs.get(name, ()))
@@ -98,9 +98,7 @@ def negotiate(offer: Offer, support: Support) -> Accept | Refuse:
     return Accept(
         version=version,
         codecs=codecs,
-        batch_pages=max(
-            1, min(offer.batch_pages, support.batch_pages_max, MAX_BATCH_BYTES // offer.page_size)
-        ),
+        batch_pages=min(offer.batch_pages, support.batch_pages_max),
         decompress_workers=workers,
         features=tuple(name for name in offer.features if name in support.features),
     )
@@ -109,7 +107,7 @@ def negotiate(offer: Offer, support: Support) -> Accept | Refuse:
 def limits_of(offer: Offer, accept: Accept) -> BatchLimits:
     """The limits that follow from the two, for :meth:`migrated.protocol.Connection.agree`.
 
-    Raises :class:`migrated.errors.ProtocolError` if the accept goes beyond the offer: the source has to check.
+    Raises :class:`migrated.errors.ProtocolError` if the accept goes beyond the offer, for the source's sake.
     """
     if not offer.min_version <= accept.version <= offer.max_version:
         raise ProtocolError(f"the destination accepted version {accept.version}, which was not offered")
@@ -121,7 +119,7 @@ def limits_of(offer: Offer, accept: Accept) -> BatchLimits:
             raise ProtocolError(f"the destination accepted {what} that were not offered: {_listed(taken)}")
     if accept.batch_pages > offer.batch_pages:
         raise ProtocolError(
-            f"the destination accepted batches of {accept.batch_pages} pages, {offer.batch_pages} were offered"
+            f"the destination accepted {accept.batch_pages} pages a batch, {offer.batch_pages} were offered"
         )
     return BatchLimits(
         batch_pages=accept.batch_pages,
