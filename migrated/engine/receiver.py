@@ -27,6 +27,7 @@ from migrated.engine.events import (
 )
 from migrated.engine.events import Failed as FailedEvent
 from migrated.engine.ports import Channel, in_thread
+from migrated.engine.progress import Progress as Shown
 from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
 from migrated.errors import (
@@ -118,6 +119,17 @@ class Receiver:
     def _observe(self, event: Event) -> None:
         self._tally(event)
         self._outer(event)
+
+    def progress(self) -> Shown:
+        """How far it is."""
+        return self._tally.snapshot()
+
+    def cancel(self, error: MigratedError) -> None:
+        """Abort with ``error``, unless it is decided already."""
+        if self.decided.is_set() or self._reader is None:
+            return
+        self._broken = self._broken or error
+        self._reader.cancel()
 
     async def run(self) -> None:
         """Take batches until the guest runs here.
@@ -231,9 +243,7 @@ class Receiver:
         try:
             placed = await self._stage.run(worker.unpack, job)
         except MigratedError as error:
-            self._broken = self._broken or error
-            if self._reader is not None:
-                self._reader.cancel()  # it may be waiting for a source that waits for us
+            self.cancel(error)  # the reader may be waiting for a source that waits for us
             return
         finally:
             self._stage.give_slot(slot)

@@ -26,6 +26,7 @@ class Outcome(StrEnum):
 
     COMMITTING = "committing"  # source: COMMIT may have been sent; only the destination knows
     COMPLETED = "completed"  # source: the destination runs the guest
+    RECEIVING = "receiving"  # destination: memory is being made here; discard it after a crash
     RUN = "run"  # destination: the guest runs here; start it if it does not
     RUNNING = "running"  # destination: it was started
     ABORTED = "aborted"  # either: it does not run at the destination
@@ -108,6 +109,6 @@ class Records:
     def forget_old(self, now: float) -> None:
         """Remove decided records that nobody will ask for any more; ``now`` in seconds of the wall clock."""
         for record in list(self.all()):
-            decided = record.outcome not in (Outcome.COMMITTING, Outcome.RUN)
+            decided = record.outcome not in (Outcome.COMMITTING, Outcome.RECEIVING, Outcome.RUN)
             if decided and now - record.written > _KEPT_SECONDS:
                 self._path(record.migration_id).unlink(missing_ok=True)

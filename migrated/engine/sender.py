@@ -50,12 +50,11 @@ from migrated.guests.base import SourceGuest
 from migrated.memory.region import FileRegion
 from migrated.pages import PAGE_SIZE, PageSet, cut_runs
 from migrated.protocol import (
-    MAX_VERSION,
     MIN_VERSION,
+    VERSION,
     Aborted,
     Accept,
     BatchHeader,
-    BatchLimits,
     Cancel,
     Commit,
     Digest,
@@ -70,10 +69,14 @@ from migrated.protocol import (
     RoundDone,
     RoundEnd,
     Running,
+    limits_of,
 )
 from migrated.protocol import Progress as PeerProgress
 
-__all__ = ["OnStall", "SendOptions", "Sender", "Verify"]
+__all__ = ["STARTS_GUEST", "OnStall", "SendOptions", "Sender", "Verify"]
+
+STARTS_GUEST = "starts-guest"
+"""The feature of a destination that will run the guest. Without it the memory is copied, and the source's goes on."""
 
 
 class OnStall(StrEnum):
@@ -104,6 +107,7 @@ class SendOptions:
     on_stall: OnStall
     verify: Verify
     commit_timeout: float
+    destination: str
 
 
 _M = TypeVar("_M", bound=Message)
@@ -174,6 +178,12 @@ class Sender:
         self._wire_rate = 0.0
         self._bytes_per_page = float(PAGE_SIZE)
         self._throttle = 0.0
+        self._moved = True
+        self.codecs: tuple[str, ...] = ()
+
+    def retuned(self) -> None:
+        """The tuning was changed: let the rate limit follow at once."""
+        self._channel.set_rate(self.tuning.bandwidth)
 
     def _observe(self, event: object) -> None:
         self._tally(event)  # type: ignore[arg-type]
@@ -199,7 +209,7 @@ class Sender:
         listener = asyncio.ensure_future(self._listen())
         try:
             stopwatch = await self._until_ready(listener, accept)
-            return await self._commit(stopwatch, "starts-guest" in accept.features)
+            return await self._commit(stopwatch)
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
@@ -234,7 +244,7 @@ class Sender:
         options, guest = self._options, self._guest
         offer = Offer(
             min_version=MIN_VERSION,
-            max_version=MAX_VERSION,
+            max_version=VERSION,
             migration_id=self.migration_id,
             guest=options.guest_name,
             kind=guest.kind,
@@ -245,9 +255,10 @@ class Sender:
             digest_seed=self._seed,
             decompress_workers=options.decompress_workers,
             verify_full=options.verify is Verify.FULL,
-            features=(),
+            features=(STARTS_GUEST,),
             sender=f"migrated {__version__}",
         )
+        self._offer = offer
         await self._channel.send(offer)
         answer = await self._channel.receive()
         while isinstance(answer, Ping | Pong):
@@ -303,13 +314,9 @@ class Sender:
                 f"it takes {', '.join(accept.codecs) or 'none'}; choose with --codec",
                 "codec",
             )
-        limits = BatchLimits(
-            batch_pages=accept.batch_pages,
-            page_size=PAGE_SIZE,
-            region_pages=tuple(region.pages for region in guest.regions),
-            codecs=len(accept.codecs),
-        )
-        self._channel.agree(limits)
+        self._channel.agree(limits_of(self._offer, accept))
+        self._moved = STARTS_GUEST in accept.features
+        self.codecs = accept.codecs
         self._channel.set_rate(self.tuning.bandwidth)
         self._stage = Stage(
             guest.regions,
@@ -413,13 +420,14 @@ class Sender:
         if done.round != self._round:
             raise ProtocolError(f"the destination finished round {done.round} instead of {self._round}")
 
-    async def _collect(self) -> list[PageSet]:
+    async def _collect(self, *, last: bool = False) -> list[PageSet]:
         """The pages that must travel again: those written since, and those that became holes."""
-        return await in_thread(self._collect_blocking)
+        return await in_thread(self._collect_blocking, last)
 
-    def _collect_blocking(self) -> list[PageSet]:
+    def _collect_blocking(self, last: bool) -> list[PageSet]:  # noqa: FBT001
         assert self._stage is not None
-        dirty = self._guest.tracker.collect()
+        tracker = self._guest.tracker
+        dirty = tracker.last() if last else tracker.collect()
         for region, pages, terms in zip(self._guest.regions, dirty, self._stage.terms, strict=True):
             if isinstance(region, FileRegion):
                 # A punched hole or a truncation is no write for any tracker.
@@ -472,7 +480,7 @@ class Sender:
         stopwatch = _Stopwatch(self._clock)
         await in_thread(guest.pause)
         stopwatch.lap("pause")
-        final = await self._collect()
+        final = await self._collect(last=True)
         for pages, more in zip(pending, final, strict=True):
             pages |= more
         stopwatch.lap("last scan")
@@ -503,13 +511,12 @@ class Sender:
 
     # -- commit ------------------------------------------------------------------------------------
 
-    async def _commit(self, stopwatch: _Stopwatch, moved: bool) -> Report:
+    async def _commit(self, stopwatch: _Stopwatch) -> Report:
         self._observe(StateChanged(State.COMMIT))
         guest = self._guest
         try:
             await in_thread(guest.freeze)
-            record = Record(self.migration_id, Outcome.COMMITTING, self._options.guest_name, guest.describe())
-            await in_thread(self._records.write, record)
+            await self._record(Outcome.COMMITTING)
         except BaseException as error:
             await self._undo(error)
             with contextlib.suppress(MigratedError):
@@ -528,18 +535,19 @@ class Sender:
             )
         notes: tuple[str, ...] = ()
         try:
-            await in_thread(guest.release, moved)
+            await in_thread(guest.release, self._moved)
             await self._record(Outcome.COMPLETED)
         except MigratedError as error:
             # The guest runs there: nothing that fails here can change that.
             notes = (f"the destination runs the guest, but not all could be tidied up here: {error}",)
-        report = self._report(stopwatch, moved, notes)
+        report = self._report(stopwatch, notes)
         self._observe(Finished(report))
         self._observe(StateChanged(State.COMPLETED))
         return report
 
     async def _record(self, outcome: Outcome) -> None:
-        record = Record(self.migration_id, outcome, self._options.guest_name, self._guest.describe())
+        details = self._guest.describe() | {"destination": self._options.destination, "moved": self._moved}
+        record = Record(self.migration_id, outcome, self._options.guest_name, details)
         await in_thread(self._records.write, record)
 
     async def _outcome(self) -> Running | Aborted:
@@ -564,7 +572,7 @@ class Sender:
             self.migration_id,
         )
 
-    def _report(self, stopwatch: _Stopwatch, moved: bool, notes: tuple[str, ...]) -> Report:
+    def _report(self, stopwatch: _Stopwatch, notes: tuple[str, ...]) -> Report:
         shown = self._tally.snapshot()
         return Report(
             migration_id=self.migration_id,
@@ -585,7 +593,7 @@ class Sender:
             page_size=PAGE_SIZE,
             tracker=self._guest.tracker.name,
             digest=self._digest,
-            moved=moved,
+            moved=self._moved,
             notes=notes,
         )
 

@@ -1,0 +1,286 @@
+"""One migration from this host: dial, move, and settle the outcome."""
+
+import asyncio
+import contextlib
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from migrated.compression import registry
+from migrated.compression.stage import default_workers
+from migrated.config import SendSettings, Settings
+from migrated.engine.events import Failed, Observer, Report, State, StateChanged, fan_out
+from migrated.engine.ports import in_thread
+from migrated.engine.progress import Progress, Tally
+from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.rounds import Tuning
+from migrated.engine.sender import OnStall, Sender, SendOptions, Verify
+from migrated.errors import (
+    CancelledByPersonError,
+    MigratedError,
+    OutcomeUnknownError,
+    ProtocolError,
+    UsageError,
+)
+from migrated.guests.base import SourceGuest
+from migrated.guests.uri import revive
+from migrated.net.address import Address, parse_address
+from migrated.net.channel import SocketChannel
+from migrated.net.endpoints import dial
+from migrated.pages import PAGE_SIZE
+from migrated.protocol import Aborted, Capabilities, Commit, Failed as PeerFailed, Message, Ping, Pong, Query, Running
+from migrated.units import parse_duration, parse_rate
+
+__all__ = ["Outgoing", "ask_outcome", "capabilities", "outgoing_records", "resolve"]
+
+_ASK_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses between questions for the outcome; the last one repeats for ever."""
+
+_COMMIT_SECONDS = 30.0
+"""How long a destination may take to start the guest before it is asked again."""
+
+
+def outgoing_records(settings: Settings) -> Records:
+    """The records of migrations that began on this host."""
+    return Records(settings.host.state_path / "outgoing")
+
+
+class Outgoing:
+    """Moves one open guest to ``address``, once. The guest is closed when :meth:`run` ends, however it ends."""
+
+    def __init__(
+        self,
+        guest: SourceGuest,
+        address: Address,
+        settings: Settings,
+        *,
+        name: str,
+        observer: Observer,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.migration_id = uuid.uuid4().hex
+        self._guest = guest
+        self._address = address
+        self._send = settings.send
+        self._records = outgoing_records(settings)
+        self._name = name
+        self._tally = Tally()
+        self._observer = fan_out(self._tally, observer)
+        self._say = say
+        self._sender: Sender | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = ""
+        self.tuning = Tuning(self._send.codec, self._send.level, self._send.bandwidth, self._send.downtime)
+        self._tally.progress.migration_id = self.migration_id
+
+    # -- while it runs -----------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self._tally.snapshot()
+
+    @property
+    def committed(self) -> bool:
+        """Whether COMMIT may have been sent: from then on nothing here takes the guest back."""
+        return self._sender is not None and self._sender.committed
+
+    def cancel(self, why: str) -> bool:
+        """Give the guest back and stop. False, and nothing happens, once COMMIT may have been sent."""
+        if self.committed or self._task is None:
+            return False
+        self._cancelled = self._cancelled or why
+        self._task.cancel()
+        return True
+
+    def leave(self) -> None:
+        """Stop asking for the outcome; the guest stays paused until `migrated resolve`."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def change(self, key: str, value: str) -> None:
+        """Change ``bandwidth``, ``downtime``, ``level`` or ``codec`` from now on, as typed. UsageError if it can't be."""
+        match key:
+            case "bandwidth":
+                self.tuning.bandwidth = parse_rate(value)
+            case "downtime":
+                self.tuning.downtime = parse_duration(value)
+            case "level":
+                if value not in "0123456789" or len(value) != 1:
+                    raise UsageError(f"not a level: {value!r}", "levels go from 0 (no compression) to 9 (best ratio)")
+                self.tuning.level = int(value)
+            case "codec":
+                self._change_codec(value)
+            case _:
+                raise UsageError(f"{key!r} can't be changed while it runs", "bandwidth, downtime, level and codec can")
+        if self._sender is not None:
+            self._sender.retuned()
+
+    def _change_codec(self, name: str) -> None:
+        usable = self._sender.codecs if self._sender is not None else ()
+        if name not in usable:
+            raise UsageError(f"the two sides do not share codec {name!r}", f"they share {', '.join(usable) or 'none yet'}")
+        self.tuning.codec = name
+
+    # -- the whole ---------------------------------------------------------------------------------
+
+    async def run(self) -> Report:
+        """Move the guest. Raises any MigratedError; the guest runs here then, unless it is OutcomeUnknownError."""
+        self._task = asyncio.current_task()
+        try:
+            return await self._run()
+        except asyncio.CancelledError:
+            raise self._told(self._interrupted()) from None
+        except MigratedError as error:
+            raise self._told(error) from error.__cause__
+        finally:
+            await in_thread(self._guest.close)
+
+    def _interrupted(self) -> MigratedError:
+        if self.committed:
+            return OutcomeUnknownError(
+                "left before the destination said whether it runs the guest",
+                f"the guest stays paused here; settle it with: migrated resolve {self.migration_id}",
+                self.migration_id,
+            )
+        return CancelledByPersonError(self._cancelled or "cancelled", "the guest goes on here")
+
+    def _told(self, error: MigratedError) -> MigratedError:
+        self._observer(Failed(error.reason, error.what, error.hint))
+        match error:
+            case CancelledByPersonError():
+                state = State.CANCELLED
+            case OutcomeUnknownError():
+                state = State.UNKNOWN
+            case _:
+                state = State.FAILED
+        self._observer(StateChanged(state))
+        return error
+
+    async def _run(self) -> Report:
+        send = self._send
+        channel = await dial(self._address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout)
+        try:
+            self._sender = Sender(
+                channel,
+                self._guest,
+                self._options(),
+                self.tuning,
+                self._records,
+                self._observer,
+                migration_id=self.migration_id,
+                ask=self._ask,
+            )
+            return await self._sender.run()
+        finally:
+            await channel.close()
+
+    def _options(self) -> SendOptions:
+        send = self._send
+        workers = default_workers(send.compress_workers, os.cpu_count() or 1)
+        return SendOptions(
+            guest_name=self._name,
+            codecs=registry.offered((send.codec,) if send.level else ()),
+            compress_workers=workers,
+            decompress_workers=send.decompress_workers or max(1, workers // 4),
+            batch_pages=send.batch_size // PAGE_SIZE,
+            max_rounds=send.max_rounds,
+            on_stall=OnStall(send.on_stall),
+            verify=Verify(send.verify),
+            commit_timeout=_COMMIT_SECONDS,
+            destination=str(self._address),
+        )
+
+    async def _ask(self, migration_id: str) -> Message:
+        self._say("the connection was lost after COMMIT; asking the destination whether it runs the guest")
+        return await ask_outcome(self._address, migration_id, self._send)
+
+
+async def ask_outcome(address: Address, migration_id: str, send: SendSettings, *, tries: int | None = None) -> Message:
+    """Repeat COMMIT on new connections until there is an answer: Running, Aborted, or Failed (it can't start it).
+
+    ``tries`` bounds the questions; the last one's error is then raised.
+    """
+    asked = 0
+    while True:
+        asked += 1
+        try:
+            return await _exchange(address, Commit(migration_id), send, timeout=_COMMIT_SECONDS)
+        except MigratedError:
+            if tries is not None and asked >= tries:
+                raise
+        await asyncio.sleep(_ASK_AGAIN_SECONDS[min(asked, len(_ASK_AGAIN_SECONDS)) - 1])
+
+
+async def _exchange(address: Address, message: Message, send: SendSettings, *, timeout: float) -> Message:
+    """One message, one answer, on a connection of its own."""
+    channel: SocketChannel = await dial(
+        address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout
+    )
+    try:
+        async with asyncio.timeout(timeout):
+            await channel.send(message)
+            while True:
+                answer = await channel.receive()
+                if not isinstance(answer, Ping | Pong):
+                    break
+    except TimeoutError as error:
+        raise ProtocolError(f"{address} took longer than {timeout:.0f} s to answer") from error
+    finally:
+        await channel.close()
+    if not isinstance(answer, Message):
+        raise ProtocolError(f"{address} answered with a batch")
+    return answer
+
+
+async def capabilities(address: Address, send: SendSettings) -> Capabilities:
+    """What a destination can do."""
+    answer = await _exchange(address, Query(), send, timeout=send.connect_timeout)
+    if isinstance(answer, Capabilities):
+        return answer
+    raise ProtocolError(f"{address} answered a query with {type(answer).__name__}")
+
+
+async def resolve(
+    settings: Settings, migration_id: str, *, resume_here: bool = False, tries: int | None = None
+) -> Record:
+    """Settle a migration whose COMMIT had no answer, and return its record, now decided.
+
+    ``resume_here`` is a person's word that the destination is fenced and will never run the guest; then nobody
+    is asked. OutcomeUnknownError if the destination decided to run it but cannot start it.
+    """
+    records = outgoing_records(settings)
+    record = await in_thread(records.read, migration_id)
+    if record is None:
+        known = [each.migration_id for each in records.all() if each.outcome is Outcome.COMMITTING]
+        raise UsageError(
+            f"no migration {migration_id!r} began on this host",
+            f"waiting for an outcome are: {', '.join(known) or 'none'}",
+        )
+    if record.outcome is not Outcome.COMMITTING:
+        return record
+    address = parse_address(str(record.details["destination"]))
+    answer: Message = Aborted("a person said so") if resume_here else await ask_outcome(
+        address, migration_id, settings.send, tries=tries
+    )
+    frozen = await in_thread(revive, record.details)
+    try:
+        match answer:
+            case Running():
+                await in_thread(frozen.release, bool(record.details.get("moved", True)))
+                outcome = Outcome.COMPLETED
+            case Aborted():
+                await in_thread(frozen.resume)
+                outcome = Outcome.ABORTED
+            case PeerFailed():
+                raise OutcomeUnknownError(
+                    f"the destination {answer.what}", answer.hint or "see its log", migration_id
+                )
+            case _:
+                raise ProtocolError(f"{address} answered COMMIT with {type(answer).__name__}")
+    finally:
+        with contextlib.suppress(MigratedError):
+            await in_thread(frozen.close)
+    settled = Record(migration_id, outcome, record.guest, record.details)
+    await in_thread(records.write, settled)
+    return settled

@@ -1,0 +1,282 @@
+"""The long-running destination: takes in several guests at once, and answers for those it took.
+
+Its records decide where a guest runs. When it starts, it finishes what a crash left: memory that was being
+received is discarded, a guest that it had decided to run is started.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from migrated import __version__
+from migrated.compression import registry
+from migrated.compression.stage import default_workers
+from migrated.config import GuestEntry, Settings
+from migrated.engine.events import Observer
+from migrated.engine.ports import in_thread
+from migrated.engine.progress import Progress
+from migrated.engine.receiver import Receiver
+from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.sender import STARTS_GUEST
+from migrated.errors import CancelledByPersonError, MigratedError, UsageError
+from migrated.guests.base import TargetGuest
+from migrated.guests.target import make_target
+from migrated.net.address import Address
+from migrated.net.channel import SocketChannel
+from migrated.net.endpoints import Listener
+from migrated.pages import PAGE_SIZE
+from migrated.protocol import (
+    Aborted,
+    Accept,
+    Commit,
+    Failed,
+    Message,
+    Offer,
+    Query,
+    Refuse,
+    Running,
+    Support,
+    negotiate,
+)
+
+__all__ = ["Daemon"]
+
+_log = logging.getLogger("migrated.daemon")
+
+
+class Daemon:
+    """Serves until :meth:`drain` is done. ``observe`` gives the observer for a migration that is offered."""
+
+    def __init__(self, settings: Settings, observe: Callable[[Offer], Observer]) -> None:
+        self._settings = settings
+        self._observe = observe
+        self._records = Records(settings.host.state_path / "incoming")
+        self._receivers: dict[str, Receiver] = {}
+        self._taken: dict[str, str] = {}
+        self._finished: dict[str, Progress] = {}
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._listener: Listener | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the port that it got."""
+        assert self._listener is not None
+        return self._listener.address
+
+    async def start(self) -> None:
+        """Finish what a crash left, then listen. ResourceError or AccessError if the address can't be had."""
+        await self._recover()
+        serve = self._settings.serve
+        self._listener = Listener(serve.listen, self._handle, idle_timeout=serve.idle_timeout)
+        self._listener.start()
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse what is new, give running migrations ``timeout`` seconds to finish, abort the rest, stop."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        assert self._listener is not None
+        await self._listener.close()
+        await self._listener.end_all()
+
+    # -- what the control plane sees ---------------------------------------------------------------
+
+    def migrations(self) -> list[Progress]:
+        """The migrations under way, and the last ones that ended since this process started."""
+        return [*self._finished.values(), *(receiver.progress() for receiver in self._receivers.values())]
+
+    def cancel(self, migration_id: str) -> None:
+        """Abort a migration that is not decided yet. UsageError if there is none of that id."""
+        receiver = self._receivers.get(migration_id)
+        if receiver is None:
+            raise UsageError(f"no migration {migration_id} is under way here", "see `migrated status`")
+        receiver.cancel(CancelledByPersonError("it was cancelled at the destination", "the guest goes on at the source"))
+
+    # -- one connection ----------------------------------------------------------------------------
+
+    async def _handle(self, channel: SocketChannel) -> None:
+        try:
+            async with asyncio.timeout(self._settings.serve.handshake_timeout):
+                first = await channel.receive()
+            match first:
+                case Query():
+                    await channel.send(self._support(()).capabilities())
+                case Commit():
+                    await channel.send(await self._outcome(first.migration_id))
+                case Offer():
+                    await self._take_in(channel, first)
+                case _:
+                    await channel.send(Refuse("protocol", f"a session does not begin with {type(first).__name__}"))
+        except TimeoutError:
+            _log.info("%s said nothing; hung up", channel.peer)
+        except MigratedError as error:
+            _log.warning("%s: %s", channel.peer, error)
+            with contextlib.suppress(MigratedError):
+                await channel.send(Failed(error.reason, error.what, error.hint))
+        await channel.finish()
+
+    async def _take_in(self, channel: SocketChannel, offer: Offer) -> None:
+        answer = await self._consider(offer)
+        if isinstance(answer, Refuse):
+            _log.warning("refused %s from %s: %s (%s)", offer.guest, channel.peer, answer.what, answer.code)
+            await channel.send(answer)
+            return
+        target, accept = answer
+        try:
+            receiver = Receiver(channel, target, offer, accept, self._records, self._observe(offer))
+            self._receivers[offer.migration_id] = receiver
+            try:
+                await receiver.run()
+            finally:
+                del self._receivers[offer.migration_id]
+                self._remember(receiver.progress())
+        finally:
+            del self._taken[offer.guest]
+            if not self._taken:
+                self._idle.set()
+            await in_thread(target.close)
+
+    async def _consider(self, offer: Offer) -> Refuse | tuple[TargetGuest, Accept]:
+        """Refuse, with a reason to act on; or take the guest's name and prepare its memory."""
+        entry = self._settings.guests.get(offer.guest)
+        refusal = await self._why_not(offer, entry)
+        if refusal is not None:
+            return refusal
+        assert entry is not None
+        target = make_target(offer.guest, entry)
+        support = self._support((STARTS_GUEST,) if target.starts_guest else ())
+        accept = negotiate(offer, support)
+        if isinstance(accept, Refuse):
+            return accept
+        # Taken before the first await below: two offers of one guest can't both get through.
+        self._taken[offer.guest] = offer.migration_id
+        self._idle.clear()
+        try:
+            await in_thread(self._records.write, Record(offer.migration_id, Outcome.RECEIVING, offer.guest))
+            await in_thread(target.prepare, tuple((region.name, region.size_bytes) for region in offer.regions))
+        except BaseException as error:
+            del self._taken[offer.guest]
+            if not self._taken:
+                self._idle.set()
+            with contextlib.suppress(MigratedError):
+                await in_thread(self._records.write, Record(offer.migration_id, Outcome.ABORTED, offer.guest))
+            if isinstance(error, MigratedError):
+                return Refuse(error.reason, error.what, error.hint)
+            raise
+        return target, accept
+
+    async def _why_not(self, offer: Offer, entry: GuestEntry | None) -> Refuse | None:
+        serve = self._settings.serve
+        if self._draining:
+            return Refuse("draining", "this destination is stopping", "use another one, or wait until it is back")
+        if entry is None:
+            return Refuse(
+                "guest-unknown",
+                f"this destination has no guest {offer.guest!r}",
+                f"add [guests.{offer.guest}] to its configuration, or choose another name with --name",
+            )
+        if entry.kind != offer.kind:
+            return Refuse(
+                "guest-kind",
+                f"guest {offer.guest!r} is {entry.kind}: here, {offer.kind}: at the source",
+                "correct kind in the destination's configuration, or choose another name with --name",
+            )
+        if offer.guest in self._taken:
+            return Refuse(
+                "guest-busy",
+                f"guest {offer.guest!r} is being received already",
+                f"wait for migration {self._taken[offer.guest]}, or cancel it",
+            )
+        if len(self._taken) >= serve.max_migrations:
+            return Refuse(
+                "busy", f"{len(self._taken)} migrations run here already", "try again later, or raise max_migrations"
+            )
+        if await in_thread(self._records.read, offer.migration_id) is not None:
+            return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
+        return None
+
+    def _support(self, features: tuple[str, ...]) -> Support:
+        serve = self._settings.serve
+        cores = os.cpu_count() or 1
+        return Support(
+            software=f"migrated {__version__}",
+            codecs=registry.offered(serve.codecs),
+            max_region_bytes=serve.max_region,
+            batch_pages_max=serve.max_batch // PAGE_SIZE,
+            decompress_workers=default_workers(serve.decompress_workers or 1, cores),
+            decompress_workers_max=default_workers(serve.decompress_workers or cores, cores),
+            features=features,
+            guests=tuple(f"{name} ({entry.kind})" for name, entry in sorted(self._settings.guests.items())),
+        )
+
+    def _remember(self, progress: Progress) -> None:
+        self._finished[progress.migration_id] = replace(progress)
+        while len(self._finished) > _REMEMBERED:
+            del self._finished[next(iter(self._finished))]
+
+    # -- outcomes ----------------------------------------------------------------------------------
+
+    async def _outcome(self, migration_id: str) -> Message:
+        """Answer a COMMIT that came on a connection of its own: it is also the question how things stand."""
+        receiver = self._receivers.get(migration_id)
+        if receiver is not None:
+            return await receiver.commit()
+        record = await in_thread(self._records.read, migration_id)
+        if record is None:
+            await in_thread(self._records.write, Record(migration_id, Outcome.ABORTED, "?"))
+            return Aborted("this destination does not know the migration, and will never run it")
+        if record.outcome is Outcome.RUN:
+            try:
+                await self._roll_forward(record)
+            except MigratedError as error:
+                return Failed("start-failed", f"it decided to run the guest, but cannot start it: {error.what}", error.hint)
+            return Running()
+        return Running() if record.outcome is Outcome.RUNNING else Aborted("the destination had aborted")
+
+    async def _recover(self) -> None:
+        for record in await in_thread(lambda: list(self._records.all())):
+            try:
+                if record.outcome is Outcome.RUN:
+                    await self._roll_forward(record)
+                    _log.info("guest %s runs here: finished migration %s", record.guest, record.migration_id)
+                elif record.outcome is Outcome.RECEIVING:
+                    await self._roll_back(record)
+                    _log.info("guest %s: discarded what migration %s left", record.guest, record.migration_id)
+            except MigratedError as error:
+                _log.error("guest %s, migration %s: %s", record.guest, record.migration_id, error)
+        await in_thread(self._records.forget_old, time.time())
+
+    def _target(self, record: Record) -> TargetGuest:
+        entry = self._settings.guests.get(record.guest)
+        if entry is None:
+            raise UsageError(
+                f"guest {record.guest!r} is no longer in the configuration", f"add [guests.{record.guest}] again"
+            )
+        return make_target(record.guest, entry)
+
+    async def _roll_forward(self, record: Record) -> None:
+        target = self._target(record)
+        try:
+            await in_thread(target.start, bool(record.details.get("was_running", True)))
+        finally:
+            await in_thread(target.close)
+        await in_thread(self._records.write, replace(record, outcome=Outcome.RUNNING))
+
+    async def _roll_back(self, record: Record) -> None:
+        target = self._target(record)
+        try:
+            await in_thread(target.discard)
+        finally:
+            await in_thread(target.close)
+        await in_thread(self._records.write, replace(record, outcome=Outcome.ABORTED))
+
+
+_REMEMBERED = 50
+"""Ended migrations that `migrated status` still shows; the history has them all."""
