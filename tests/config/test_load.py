@@ -187,7 +187,7 @@ class TestMistakes:
         assert "(and 2 more)" in str(fails("[send]\nlevel = 11\nmax_rounds = 0\ndowntime = 1", file))
 
     def test_long_values_are_cut(self, file):
-        assert len(str(fails(f'[send]\ncodec = "{"x" * 1000}"', file))) < 300
+        assert "x" * 60 not in str(fails(f'[send]\ncodec = "{"x" * 1000}"', file))
 
     def test_in_the_environment(self, monkeypatch):
         monkeypatch.setenv("MIGRATED_SEND__LEVEL", "11")
