@@ -8,8 +8,6 @@ names the key, where it stands, and what is allowed; nothing is ever ignored or 
 
 from migrated.config.load import find_file, load
 from migrated.config.model import (
-    DEFAULT_PORT,
-    Address,
     GuestEntry,
     HostSettings,
     LogSettings,
@@ -19,8 +17,6 @@ from migrated.config.model import (
 )
 
 __all__ = [
-    "DEFAULT_PORT",
-    "Address",
     "GuestEntry",
     "HostSettings",
     "LogSettings",

@@ -6,7 +6,6 @@ written with their units (:mod:`migrated.units`) and held as bytes, bytes per se
 
 import math
 import os
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +18,18 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    InstanceOf,
     ValidationInfo,
     model_validator,
 )
 from pydantic_settings import NoDecode
 
 from migrated.errors import UsageError
+from migrated.net.address import DEFAULT_PORT, Address, parse_address
 from migrated.units import parse_duration, parse_rate, parse_size
 
 __all__ = [
-    "DEFAULT_PORT",
     "NO_CODEC",
-    "Address",
     "GuestEntry",
     "HostSettings",
     "LogSettings",
@@ -40,13 +39,9 @@ __all__ = [
     "Settings",
 ]
 
-DEFAULT_PORT = 4440
-"""Where `migrated serve` listens; not assigned to anything by IANA."""
-
 NO_CODEC = "none"
 """The codec that is none: every batch travels raw, as at level 0."""
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:/\[\]]+))(?::(?P<port>\d{1,5}))?")
 _PAGE = 4096
 
 
@@ -58,26 +53,6 @@ class ReadContext:
     """
 
     codecs: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen or connect. Port 0: any free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> Self:
-        """``host:port``, ``host``, ``[::1]:port`` or ``[::1]``; anything else is a UsageError."""
-        match = _ADDRESS.fullmatch(text.strip())
-        port = int(match["port"] or default_port) if match else -1
-        if match is None or not 0 <= port <= 65535:
-            raise UsageError(f"cannot read {text!r} as an address", "write it as host:port or [::1]:port")
-        return cls(match["six"] or match["host"], port)
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def _text(parse: Callable[[str], object]) -> Callable[[object], object]:
@@ -157,7 +132,7 @@ Size = Annotated[int, BeforeValidator(_no_flag), BeforeValidator(_text(parse_siz
 Rate = Annotated[float, BeforeValidator(_no_flag), BeforeValidator(_with_unit(parse_rate))]
 Duration = Annotated[float, BeforeValidator(_no_flag), BeforeValidator(_with_unit(parse_duration))]
 # NoDecode: in an environment variable these are text for us to read, not JSON.
-Endpoint = Annotated[Address, NoDecode, BeforeValidator(_text(Address.parse))]
+Endpoint = Annotated[InstanceOf[Address], NoDecode, BeforeValidator(_text(parse_address))]
 Command = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_argv)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 GuestName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -215,10 +190,12 @@ class ServeSettings(_Section):
     """What `migrated serve` offers, and to how many."""
 
     listen: Endpoint = Field(
-        default=Address("127.0.0.1", DEFAULT_PORT), description="host:port, as in 0.0.0.0:4440 or [::]:4440"
+        default=Address("127.0.0.1", DEFAULT_PORT),
+        description="host:port, [v6]:port or unix:/path, as in 0.0.0.0:4440",
     )
     control: Endpoint = Field(
-        default=Address("127.0.0.1", DEFAULT_PORT + 1), description="host:port, as in 127.0.0.1:4441"
+        default=Address("127.0.0.1", DEFAULT_PORT + 1),
+        description="host:port, [v6]:port or unix:/path, as in 127.0.0.1:4441",
     )
     max_migrations: Whole = Field(default=4, ge=1, le=1000, description="a number from 1 to 1000")
     decompress_workers: Whole = Field(

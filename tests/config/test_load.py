@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from migrated.config import Address, Settings, find_file, load
+from migrated.config import Settings, find_file, load
 from migrated.errors import AccessError, ConfigError
+from migrated.net.address import Address
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +150,7 @@ class TestMistakes:
             ("[send]\nallow_seccomp = 1", 2, "send.allow_seccomp = 1", "true or false"),
             ('[serve]\nlisten = "4440"\ncontrol = ":1"', 3, "serve.control = ':1'", "host:port"),
             ('[serve]\ncodecs = [\n"lz4",\n"lz5"]', 2, "serve.codecs = ['lz4', 'lz5']", "no codec 'lz5'"),
+            ('[serve]\nlisten = {host = "x"}', 2, "serve.listen", "unix:/path"),
             ("[serve]\ncodecs = 7", 2, "serve.codecs = 7", "list of names"),
             ('[host]\nstate_dir = "here"', 2, "host.state_dir", "not absolute"),
             ('[guests.db]\nkind = "vm"\npath = "/x"', 2, "guests.db.kind = 'vm'", "demo, shm or pid"),

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from migrated.config import Address, GuestEntry, HostSettings, SendSettings, ServeSettings, Settings, load
-from migrated.errors import UsageError
+from migrated.config import GuestEntry, HostSettings, SendSettings, ServeSettings, Settings, load
 
 FILE = Path(__file__).parent.parent.parent / "config" / "migrated.toml"
 
@@ -54,29 +53,6 @@ def test_code_gives_base_units():
     assert SendSettings(downtime=0.05).downtime == 0.05
     assert SendSettings(bandwidth=125e6).bandwidth == 125e6
     assert SendSettings().bandwidth == math.inf
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("host:1", Address("host", 1)),
-        ("10.0.0.1", Address("10.0.0.1", 4440)),
-        ("[::1]:65535", Address("::1", 65535)),
-        ("[fe80::1%eth0]", Address("fe80::1%eth0", 4440)),
-        (" host:0 ", Address("host", 0)),
-    ],
-)
-def test_addresses(text, address):
-    assert Address.parse(text) == address
-    assert Address.parse(str(address)) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":4440", "::1", "host:", "host:65536", "host:x", "a b:1", "[::1", "h:1:2"]
-)
-def test_what_is_no_address_is_refused(text):
-    with pytest.raises(UsageError, match="address"):
-        Address.parse(text)
 
 
 def test_the_state_folder_is_named_by_setting_then_systemd_then_user(monkeypatch):
