@@ -55,8 +55,8 @@ class ZstdCodec(Codec):
         packed = memoryview(source)
         try:
             frame = zstandard.get_frame_parameters(packed)
-            # The library allocates what the frame declares, whatever max_output_size says: look first. (Not the
-            # window: of that, never more than the declared size.) An unknown size reads as 2**64-1.
+            # The library allocates what the frame declares, whatever max_output_size says: look first. Of the
+            # window it never allocates more than that. An unknown size reads as 2**64-1.
             if frame.content_size != size:
                 raise IntegrityError(f"a zstd frame declares {frame.content_size} bytes instead of {size}")
             # stream_reader().readinto() is as fast, but says nothing of a truncated frame or bytes behind it.
