@@ -114,7 +114,8 @@ class Registry:
                 self._loaded[name] = error
         found = self._loaded[name]
         if isinstance(found, ResourceError):
-            raise found
+            # Not the kept one itself: its traceback would grow with every raise.
+            raise ResourceError(found.what, found.hint) from found.__cause__
         return found
 
 
