@@ -92,12 +92,20 @@ class Daemon:
         """The migrations under way, and the last ones that ended since this process started."""
         return [*self._finished.values(), *(receiver.progress() for receiver in self._receivers.values())]
 
-    def cancel(self, migration_id: str) -> None:
-        """Abort a migration that is not decided yet. UsageError if there is none of that id."""
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self._draining
+
+    def cancel(self, migration_id: str) -> bool:
+        """Abort a migration; False if it is decided already. UsageError if there is none of that id under way."""
         receiver = self._receivers.get(migration_id)
         if receiver is None:
             raise UsageError(f"no migration {migration_id} is under way here", "see `migrated status`")
+        if receiver.decided.is_set():
+            return False
         receiver.cancel(CancelledByPersonError("it was cancelled at the destination", "the guest goes on at the source"))
+        return True
 
     # -- one connection ----------------------------------------------------------------------------
 
