@@ -1,0 +1,1 @@
+"""Dirty trackers: which pages were written since the last time somebody asked."""
