@@ -34,7 +34,7 @@ features need no new version: unknown keys are ignored, and a feature is used on
 message type is an error. Value 0 is never a valid type, codec, version, round or sequence.
 
 Modules, imports run downward: ``connection`` (bytes in, events out), ``states`` (who may send what when),
-``negotiate``, ``batch`` (a batch's header and limits), ``messages``, ``frames``.
+``negotiate``, ``batch`` (a batch's header and limits), ``messages``, ``records`` (their values), ``frames``.
 """
 
 from migrated.protocol.batch import (

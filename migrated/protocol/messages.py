@@ -2,19 +2,37 @@
 
 A message checks itself when it is made, so one that exists is within its bounds, whoever made it; the
 ``ValueError`` says what is wrong. Text for people (``what``, ``hint``, ``reason``, ``sender``, ``software``)
-is not refused but made harmless: one printable line, cut to :data:`MAX_TEXT` characters. Reading ignores
+is not refused but made harmless: one printable line, cut to ``MAX_TEXT`` characters. Reading ignores
 unknown keys; a key that is missing takes the field's default, or is an error if there is none. Nothing here
 knows who may send what when: that is :mod:`migrated.protocol.states`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import msgpack  # type: ignore[import-untyped]
 
 from migrated.errors import ProtocolError
+from migrated.protocol.records import (
+    CODEC,
+    MAX_TEXT,
+    MAX_VERSION,
+    U32,
+    U64,
+    WORD,
+    Record,
+    check_codecs,
+    check_entries,
+    check_flag,
+    check_match,
+    check_number,
+    check_printable,
+    check_versions,
+    check_words,
+    make_harmless,
+)
 
 __all__ = [
     "MAX_BATCH_BYTES",
@@ -23,7 +41,6 @@ __all__ = [
     "MAX_PAGE_SIZE",
     "MAX_REGIONS",
     "MAX_REGION_PAGES",
-    "MAX_TEXT",
     "MESSAGES",
     "MIN_PAGE_SIZE",
     "Aborted",
@@ -69,47 +86,19 @@ MAX_BATCH_BYTES = 64 << 20
 MAX_DEVICE_STATE_CHUNK = 512 << 10
 """A guest's device state is 0.3 to 0.6 MB, so it travels in one or two messages."""
 
-MAX_TEXT = 2000
-"""Characters of a reason or a hint; a screenful."""
-
 _SMALL_BODY = 32 << 10
 """Three texts of ``MAX_TEXT`` characters of 4 bytes, and room for keys that a later version adds."""
 
 _LARGE_BODY = 256 << 10
 """256 regions, each with a name of 128 characters of 4 bytes, and as much room again."""
 
-_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 _MAX_WORKERS = 1024
-_MAX_VERSION = 65535
 
 _MIGRATION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _GUEST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}", re.ASCII)
-_WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
-_CODEC = re.compile(r"[a-z0-9-]{1,16}", re.ASCII)
 
 
-class _Record:
-    """A dataclass that travels as a map."""
-
-    __slots__ = ()
-
-    def to_wire(self) -> dict[str, object]:
-        """The map that travels."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_wire(cls, body: Mapping[str, object]) -> Self:
-        """The record of a map; ``ValueError`` if it lacks a key or a value is out of bounds."""
-        known = {}
-        for field in fields(cls):  # type: ignore[arg-type]  # every record is a dataclass
-            if field.name in body:
-                known[field.name] = body[field.name]
-            elif field.default is MISSING:
-                raise ValueError(f"it lacks {field.name}")
-        return cls(**known)
-
-
-class Message(_Record):
+class Message(Record):
     """What the control messages have in common."""
 
     __slots__ = ()
@@ -119,15 +108,15 @@ class Message(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class RegionInfo(_Record):
+class RegionInfo(Record):
     """One region of a guest's memory; its index in the offer is its number in batches."""
 
     name: str
     size_bytes: int
 
     def __post_init__(self) -> None:
-        _printable("region name", self.name, 128)
-        _number("size_bytes", self.size_bytes, MIN_PAGE_SIZE, MAX_REGION_PAGES * MAX_PAGE_SIZE)
+        check_printable("region name", self.name, 128)
+        check_number("size_bytes", self.size_bytes, MIN_PAGE_SIZE, MAX_REGION_PAGES * MAX_PAGE_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +154,14 @@ class Offer(Message):
     sender: str = ""
 
     def __post_init__(self) -> None:
-        _versions(self.min_version, self.max_version)
-        _match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
-        _match("guest", self.guest, _GUEST, "a name of 1 to 64 letters, digits and _.:@+-")
-        _match("kind", self.kind, _WORD, "a word")
-        _number("page_size", self.page_size, MIN_PAGE_SIZE, MAX_PAGE_SIZE)
+        check_versions(self.min_version, self.max_version)
+        check_match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
+        check_match("guest", self.guest, _GUEST, "a name of 1 to 64 letters, digits and _.:@+-")
+        check_match("kind", self.kind, WORD, "a word")
+        check_number("page_size", self.page_size, MIN_PAGE_SIZE, MAX_PAGE_SIZE)
         if self.page_size & (self.page_size - 1):
             raise ValueError(f"page_size is {self.page_size}, not a power of two")
-        _entries("regions", self.regions, MAX_REGIONS)
+        check_entries("regions", self.regions, MAX_REGIONS)
         if not self.regions:
             raise ValueError("regions is empty")
         for region in self.regions:
@@ -184,17 +173,17 @@ class Offer(Message):
                 )
         if len({region.name for region in self.regions}) < len(self.regions):
             raise ValueError("two regions have the same name")
-        _codecs(self.codecs)
-        _number("batch_pages", self.batch_pages, 1, MAX_BATCH_BYTES // self.page_size)
-        _number("digest_seed", self.digest_seed, 0, _U64)
-        _number("decompress_workers", self.decompress_workers, 0, _MAX_WORKERS)
-        _flag("verify_full", self.verify_full)
-        _words("features", self.features, _WORD)
-        _shown(self, "sender")
+        check_codecs(self.codecs)
+        check_number("batch_pages", self.batch_pages, 1, MAX_BATCH_BYTES // self.page_size)
+        check_number("digest_seed", self.digest_seed, 0, U64)
+        check_number("decompress_workers", self.decompress_workers, 0, _MAX_WORKERS)
+        check_flag("verify_full", self.verify_full)
+        check_words("features", self.features, WORD)
+        make_harmless(self, "sender")
 
     def to_wire(self) -> dict[str, object]:
         """The map that travels."""
-        return {**_Record.to_wire(self), "regions": [region.to_wire() for region in self.regions]}
+        return {**Record.to_wire(self), "regions": [region.to_wire() for region in self.regions]}
 
     @classmethod
     def from_wire(cls, body: Mapping[str, object]) -> Self:
@@ -217,9 +206,9 @@ class RoundEnd(Message):
     pages: int
 
     def __post_init__(self) -> None:
-        _number("round", self.round, 1, _U32)
-        _number("batches", self.batches, 0, _U32)
-        _number("pages", self.pages, 0, _U64)
+        check_number("round", self.round, 1, U32)
+        check_number("batches", self.batches, 0, U32)
+        check_number("pages", self.pages, 0, U64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +235,8 @@ class DeviceStateEnd(Message):
     checksum: int
 
     def __post_init__(self) -> None:
-        _number("size", self.size, 0, _U64)
-        _number("checksum", self.checksum, 0, _U64)
+        check_number("size", self.size, 0, U64)
+        check_number("checksum", self.checksum, 0, U64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +249,10 @@ class Digest(Message):
     was_running: bool
 
     def __post_init__(self) -> None:
-        _entries("terms", self.terms, MAX_REGIONS)
+        check_entries("terms", self.terms, MAX_REGIONS)
         for term in self.terms:
-            _number("terms", term, 0, _U64)
-        _flag("was_running", self.was_running)
+            check_number("terms", term, 0, U64)
+        check_flag("was_running", self.was_running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +264,7 @@ class Commit(Message):
     migration_id: str
 
     def __post_init__(self) -> None:
-        _match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
+        check_match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +276,7 @@ class Cancel(Message):
     reason: str = ""
 
     def __post_init__(self) -> None:
-        _shown(self, "reason")
+        make_harmless(self, "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,16 +297,16 @@ class Capabilities(Message):
     decompress_workers: int
 
     def __post_init__(self) -> None:
-        _shown(self, "software")
-        _versions(self.min_version, self.max_version)
-        _codecs(self.codecs)
-        _words("features", self.features, _WORD)
-        _entries("guests", self.guests, 256)
+        make_harmless(self, "software")
+        check_versions(self.min_version, self.max_version)
+        check_codecs(self.codecs)
+        check_words("features", self.features, WORD)
+        check_entries("guests", self.guests, 256)
         for guest in self.guests:
-            _printable("guests", guest, 128)
-        _number("max_region_bytes", self.max_region_bytes, 1, _U64)
-        _number("batch_pages_max", self.batch_pages_max, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
-        _number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
+            check_printable("guests", guest, 128)
+        check_number("max_region_bytes", self.max_region_bytes, 1, U64)
+        check_number("batch_pages_max", self.batch_pages_max, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
+        check_number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,11 +322,11 @@ class Accept(Message):
     features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _number("version", self.version, 1, _MAX_VERSION)
-        _words("codecs", self.codecs, _CODEC)
-        _number("batch_pages", self.batch_pages, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
-        _number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
-        _words("features", self.features, _WORD)
+        check_number("version", self.version, 1, MAX_VERSION)
+        check_words("codecs", self.codecs, CODEC)
+        check_number("batch_pages", self.batch_pages, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
+        check_number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
+        check_words("features", self.features, WORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,9 +340,9 @@ class Refuse(Message):
     hint: str = ""
 
     def __post_init__(self) -> None:
-        _match("code", self.code, _WORD, "a word")
-        _shown(self, "what")
-        _shown(self, "hint")
+        check_match("code", self.code, WORD, "a word")
+        make_harmless(self, "what")
+        make_harmless(self, "hint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,8 +355,8 @@ class Progress(Message):
     raw_bytes: int
 
     def __post_init__(self) -> None:
-        _number("batches", self.batches, 0, _U32)
-        _number("raw_bytes", self.raw_bytes, 0, _U64)
+        check_number("batches", self.batches, 0, U32)
+        check_number("raw_bytes", self.raw_bytes, 0, U64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +368,7 @@ class RoundDone(Message):
     round: int
 
     def __post_init__(self) -> None:
-        _number("round", self.round, 1, _U32)
+        check_number("round", self.round, 1, U32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +394,7 @@ class Aborted(Message):
     reason: str = ""
 
     def __post_init__(self) -> None:
-        _shown(self, "reason")
+        make_harmless(self, "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,9 +408,9 @@ class Failed(Message):
     hint: str = ""
 
     def __post_init__(self) -> None:
-        _match("code", self.code, _WORD, "a word")
-        _shown(self, "what")
-        _shown(self, "hint")
+        check_match("code", self.code, WORD, "a word")
+        make_harmless(self, "what")
+        make_harmless(self, "hint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,82 +463,3 @@ def unpack(cls: type[Message], body: bytes) -> Message:
         return cls.from_wire(content)
     except (ValueError, msgpack.UnpackException) as error:
         raise ProtocolError(f"the peer's {cls.__name__} cannot be read: {error}") from error
-
-
-def _number(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} is {_short(value)}, not a number from {low} to {high}")
-
-
-def _flag(name: str, value: object) -> None:
-    if type(value) is not bool:
-        raise ValueError(f"{name} is {_short(value)}, not true or false")
-
-
-def _match(name: str, value: object, pattern: re.Pattern[str], what: str) -> None:
-    if type(value) is not str or not pattern.fullmatch(value):
-        raise ValueError(f"{name} is {_short(value)}, not {what}")
-
-
-def _printable(name: str, value: object, limit: int) -> None:
-    if type(value) is not str or not 0 < len(value) <= limit or not value.isprintable():
-        raise ValueError(f"{name} is {_short(value)}, not 1 to {limit} printable characters")
-
-
-def _entries(name: str, value: object, limit: int) -> None:
-    if type(value) is not tuple or len(value) > limit:
-        raise ValueError(f"{name} is no list of at most {limit}")
-
-
-def _words(name: str, value: object, pattern: re.Pattern[str]) -> None:
-    _entries(name, value, 32)
-    assert isinstance(value, tuple)
-    for word in value:
-        _match(name, word, pattern, "a word")
-    if len(set(value)) < len(value):
-        raise ValueError(f"{name} names something twice")
-
-
-def _versions(low: object, high: object) -> None:
-    _number("min_version", low, 1, _MAX_VERSION)
-    _number("max_version", high, 1, _MAX_VERSION)
-    assert isinstance(low, int)
-    assert isinstance(high, int)
-    if low > high:
-        raise ValueError(f"min_version {low} is above max_version {high}")
-
-
-def _codecs(value: object) -> None:
-    if type(value) is not dict or len(value) > 32:
-        raise ValueError("codecs is no map of at most 32 codecs")
-    for name, levels in value.items():
-        _match("codecs", name, _CODEC, "a codec's name")
-        _entries(f"levels of {name}", levels, 10)
-        for level in levels:
-            _number(f"level of {name}", level, 0, 9)
-        if not levels or len(set(levels)) < len(levels):
-            raise ValueError(f"levels of {name} are none, or named twice")
-
-
-def _shown(message: Message, name: str) -> None:
-    """Make a text of ``message`` harmless for a terminal and a log: one printable line, not too long."""
-    text = getattr(message, name)
-    if type(text) is not str:
-        raise ValueError(f"{name} is {_short(text)}, not a text")
-    if len(text) > MAX_TEXT:
-        text = text[: MAX_TEXT - 3] + "..."
-    if not text.isprintable():
-        text = "".join(_printable_characters(text))
-    object.__setattr__(message, name, text)
-
-
-def _printable_characters(text: str) -> Iterable[str]:
-    for each in text:
-        yield each if each.isprintable() else " " if each.isspace() else "?"
-
-
-def _short(value: object) -> str:
-    """``value`` for an error text. What a peer nested deeply is not walked through, only its kind named."""
-    if isinstance(value, str | bytes):
-        return ascii(value[:40]) + ("..." if len(value) > 40 else "")
-    return ascii(value) if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"

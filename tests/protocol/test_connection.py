@@ -522,12 +522,45 @@ def test_misuse_of_payloads_is_a_local_error() -> None:
         connection.receive_data(payload[10:])
     with pytest.raises(LocalProtocolError, match="take_buffered"):
         connection.payload_done()
-    slot = bytearray(len(payload))
+    slot = bytearray(1000)
     assert connection.take_buffered(memoryview(slot)[:4]) == 4
     assert connection.take_buffered(memoryview(slot)[4:]) == 6
     assert slot[:10] == payload[:10]
     connection.payload_done()
     assert connection.wanted == FRAME_BYTES
+
+
+def test_buffered_payload_ends_where_the_next_frame_begins() -> None:
+    connection = greeted(Role.DESTINATION, State.COPYING)
+    connection.agree(LIMITS)
+    header, payload = BATCHES[0]
+    connection.receive_data(frame(header) + payload + frame(Ping()))
+    assert connection.next_event() == header
+    slot = bytearray(1000)
+    assert connection.take_buffered(memoryview(slot)) == len(payload)
+    connection.payload_done()
+    assert connection.next_event() == Ping()
+
+
+def test_wanted_is_what_the_current_unit_still_needs() -> None:
+    connection = Connection(Role.DESTINATION)
+    data = PREAMBLE + frame(OFFER)
+    for end in range(len(data)):
+        behind_header = end >= len(PREAMBLE) + FRAME_BYTES
+        unit_end = len(PREAMBLE) if end < len(PREAMBLE) else len(PREAMBLE) + FRAME_BYTES
+        assert connection.wanted == (len(data) if behind_header else unit_end) - end
+        connection.receive_data(data[end : end + 1])
+        event = connection.next_event()
+    assert event == OFFER
+
+
+def test_what_stands_behind_the_last_message_is_not_kept() -> None:
+    for end in (Aborted("never ran"), Running()):
+        connection = greeted(Role.SOURCE, State.COMMITTING)
+        connection.receive_data(frame(end) + bytes(1000))
+        assert connection.next_event() == end
+        assert len(connection._buffer) == 0
+        assert connection.next_event() is None
 
 
 def test_reads_without_asking_for_events_are_bounded() -> None:
