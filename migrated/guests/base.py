@@ -1,101 +1,173 @@
-"""What can be migrated: the contract between the engine and every kind of guest.
-
-All methods block and are called one at a time, from threads of the engine's choosing, never from the event loop.
-
-    source        open -> (throttle)* -> pause -> freeze -> release       the guest runs at the destination
-                                           └-> resume <-┘                 any failure, or ABORTED after COMMIT
-    destination   prepare -> make_ready -> start                          it runs here
-                     └-> discard <-┘                                      it does not
+"""What a guest is to the engine: at the source something to read, pause and give up; at the destination
+something to fill and start. Every call blocks and belongs in a thread; one call at a time for each guest.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 from migrated.memory.region import FileRegion, Region
 from migrated.memory.trackers.base import Tracker
 
-__all__ = ["SourceGuest", "TargetGuest"]
+__all__ = ["After", "GuestOptions", "Selection", "SourceGuest", "TargetEntry", "TargetGuest"]
+
+
+class After(StrEnum):
+    """What becomes of the source's guest when its memory was copied and the destination starts nothing."""
+
+    RESUME = "resume"
+    STOP = "stop"
+    KILL = "kill"
+
+
+class Selection(StrEnum):
+    """Which mappings of a process a copy has."""
+
+    ANONYMOUS = "anonymous"
+    """Private memory that it may write and that no file lies behind: heap, stacks, bss and what it mapped."""
+    WRITABLE = "writable"
+    """And what it changed, or may change, of files: the data of its program and libraries."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestOptions:
+    """What a person may say of the guest at the source.
+
+    ``name`` is what the destination knows it by, if not the URI's own; ``pids`` are who writes a
+    shared-memory file; ``pause`` and ``resume`` are commands (argument lists) that stop and start who writes
+    it; ``force`` lets a tracker make its system call in a process under an unknown seccomp filter; times are
+    in seconds.
+    """
+
+    name: str = ""
+    tracker: str = "auto"
+    force: bool = False
+    pids: tuple[int, ...] = ()
+    pause: tuple[str, ...] = ()
+    resume: tuple[str, ...] = ()
+    after: After = After.RESUME
+    mappings: Selection = Selection.ANONYMOUS
+    pause_timeout: float = 1.0
+    hook_timeout: float = 30.0
 
 
 class SourceGuest(ABC):
-    """A guest that runs here and shall run elsewhere. Made open: its regions and its tracker are there.
+    """A guest that is to leave this host, open. It runs on until :meth:`pause`.
 
-    While it is paused by :meth:`pause`, the guest goes on by itself if this process dies, by whatever cause.
-    From :meth:`freeze` on it does not.
+    Until :meth:`freeze` whatever happens to us leaves it running: it is held by a helper that lets go when we
+    die. From freeze on it stays paused until :meth:`resume`, :meth:`release`, or - by another process, from
+    what :meth:`describe` gave - :func:`migrated.guests.uri.revive`.
     """
 
     kind: ClassVar[str]
     name: str
-    """The name by which the destination knows it, unless the person says another."""
+    """What the destination knows it by."""
     regions: tuple[Region, ...]
     tracker: Tracker
     tracker_note: str
-    """Why this tracker: one line for the person."""
-    was_running: bool
-    """Whether it ran when it was opened. One that was paused stays paused, here or there."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise GuestDiedError if the guest has ended."""
-
-    @abstractmethod
-    def throttle(self, share: float) -> None:
-        """Hold the guest for ``share`` of the time, 0 to 0.99; 0 ends it. GuestError if it can't be slowed down."""
+    """Why it is this tracker, for people."""
+    was_running: bool = True
+    """Whether it ran when it was paused; valid after :meth:`pause`. One that did not run does not go on
+    there."""
 
     @abstractmethod
     def pause(self) -> None:
-        """Stop it, reversibly: nothing of it writes from the return on. Any failure leaves it as it was."""
+        """Let it write nothing any more. GuestError or AccessError: it could not be paused, and runs."""
 
     @abstractmethod
     def resume(self) -> None:
-        """Let it go on if it did before; undoes :meth:`pause` and :meth:`freeze`. Does nothing if it goes on."""
+        """As it was before :meth:`pause`, also after :meth:`freeze`; nothing to do if it is not paused."""
 
     @abstractmethod
     def freeze(self) -> None:
-        """Turn the pause into one that outlives this process, without a single instruction in between."""
+        """The guest is paused: from now on it stays so when we die. After an error: :meth:`resume`."""
 
     @abstractmethod
-    def release(self, moved: bool) -> None:  # noqa: FBT001
-        """The destination answered RUNNING. ``moved``: it runs there, so give up the copy here; else it was
-        only copied, and what the person asked for (``--after``) happens here."""
+    def release(self, moved: bool) -> None:
+        """The destination has it. ``moved``: the guest runs there; else its memory was copied, and it may go
+        on."""
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """What :func:`migrated.guests.uri.revive` needs to find the frozen guest again, ready for JSON."""
+    def throttle(self, fraction: float) -> None:
+        """Take ``fraction`` (0 to 0.99) of its time away; 0 ends that. GuestError if it cannot be slowed."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """GuestDiedError if it ended."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """What :func:`migrated.guests.uri.revive` needs, fit for JSON; complete once the guest is paused."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything. A guest that is paused but not frozen goes on. May be called twice."""
+        """Let it go, unless it is frozen or released, and give up what we hold of it. May be called twice."""
 
 
 class TargetGuest(ABC):
-    """Where a guest arrives, as the destination's own configuration says."""
+    """A guest that is to arrive at this host, under a name that this host's configuration knows.
+
+    Made anew from the configuration after a crash it can :meth:`start` what had arrived, or :meth:`discard`
+    what :meth:`prepare` had made.
+    """
 
     kind: ClassVar[str]
     name: str
-    regions: tuple[FileRegion, ...]
-    """Writable, empty and locked; there after :meth:`prepare`."""
-    starts_guest: bool
-    """Whether :meth:`start` makes it run here. If not, this is a copy, and the source's goes on."""
+    regions: tuple[FileRegion, ...] = ()
+    """Where the pages go: writable, empty and locked, once prepared."""
+
+    @property
+    @abstractmethod
+    def starts_guest(self) -> bool:
+        """Whether the guest will run here; else its memory is copied and goes on at the source."""
 
     @abstractmethod
-    def prepare(self, regions: tuple[tuple[str, int], ...]) -> None:
-        """Make empty memory for ``regions`` (name and bytes of each), locked against a second migration and not
-        in use by a running guest, and start whatever may wait for the switchover. Any failure leaves nothing."""
+    def prepare(self, sizes: Sequence[tuple[str, int]]) -> None:
+        """Make empty memory for regions of these names and sizes in bytes, and lock it.
+
+        The names are data of the source's. ResourceError: no room here; GuestError: it can't be, for example
+        because a guest runs on that memory. After an error nothing was made or changed.
+        """
 
     @abstractmethod
     def make_ready(self) -> None:
-        """All memory is in place: prove that :meth:`start` will work, as far as can be known."""
+        """All memory has arrived: whatever can fail or take time before the guest starts, fails or is done
+        here."""
 
     @abstractmethod
-    def start(self, was_running: bool) -> None:  # noqa: FBT001
-        """Run it (or leave it paused if it was). Idempotent, also in a new process after a crash, when
-        :meth:`prepare` was never called in it: the memory is then what the crash left."""
+    def start(self, was_running: bool) -> None:
+        """Let the guest go on here - or not, if it was paused at the source. Again: nothing more happens.
+
+        GuestError if it does not start; the memory stays as it is, and a repetition tries again.
+        """
 
     @abstractmethod
     def discard(self) -> None:
-        """It does not run here: remove what :meth:`prepare` made, also in a new process after a crash."""
+        """Take away what :meth:`prepare` made. Nothing happens to a guest that was started."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything and leave a started guest running. May be called twice."""
+        """Give up locks and descriptors; memory and guest stay as they are. May be called twice."""
+
+
+class TargetEntry(Protocol):
+    """What the configuration says of a guest that may arrive here."""
+
+    @property
+    def kind(self) -> str:
+        """``demo``, ``shm`` or ``pid``."""
+
+    @property
+    def path(self) -> Path:
+        """The memory file; for ``pid`` the folder of a copy."""
+
+    @property
+    def resume(self) -> Sequence[str]:
+        """The command that starts the guest; empty for none."""
+
+    @property
+    def log(self) -> Path | None:
+        """Where the demo guest's output goes; None: beside its memory file."""

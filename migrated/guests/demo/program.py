@@ -28,7 +28,7 @@ from migrated.guests.demo.content import GROUP_PAGES, pools, stream
 from migrated.guests.demo.layout import JOURNAL_PAGES, Counter, Header, Layout, parse_mix, read_runner
 from migrated.guests.demo.proof import Prover, check_file
 from migrated.guests.demo.state import GuestMemory, create_memory
-from migrated.guests.processes import read_status
+from migrated.memory.linux import process
 from migrated.pages import PAGE_SIZE
 from migrated.units import parse_duration, parse_rate, parse_size
 
@@ -204,8 +204,7 @@ def _run(options: argparse.Namespace, voice: _Voice) -> int:
                 os.unlink(options.file)  # noqa: PTH108 - what was just made by its name
                 raise
         memory = GuestMemory(descriptor)
-        myself = read_status(os.getpid())
-        memory.settle_in(os.getpid(), myself.start if myself else 0)
+        memory.settle_in(os.getpid(), process.start_time(os.getpid()))
         _notify(options.notify_fd, "running")
         if options.notify_fd is not None:
             os.close(options.notify_fd)

@@ -17,7 +17,7 @@ import pytest
 
 from migrated.guests.demo.layout import Layout, read_runner
 from migrated.guests.demo.program import main
-from migrated.guests.processes import read_status
+from migrated.memory.linux import process
 
 Guest = subprocess.Popen[str]
 Start = Callable[..., Guest]
@@ -103,7 +103,7 @@ def test_stopped_at_random_moments_a_copy_goes_on_right(start: Start, tmp_path: 
 
 def _wait_stopped(pid: int) -> None:
     ending = time.monotonic() + 10
-    while (status := read_status(pid)) is None or not status.stopped:
+    while not process.is_stopped(pid):
         assert time.monotonic() < ending
         os.sched_yield()
 
@@ -143,10 +143,8 @@ def test_a_guest_in_standby_starts_in_milliseconds(start: Start, tmp_path: Path)
     assert os.read(reading, 1) == b""
     os.close(reading)
     _until(guest, "running")
-    status = read_status(guest.pid)
     with (tmp_path / "a").open("rb") as file:
-        assert status is not None
-        assert read_runner(file.fileno()) == (guest.pid, status.start)
+        assert read_runner(file.fileno()) == (guest.pid, process.start_time(guest.pid))
     assert took < 0.5, "all was to be loaded before"
 
 
