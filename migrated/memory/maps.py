@@ -142,9 +142,9 @@ def _writes_by(pid: int, identity: tuple[int, int]) -> str:
         for each in parse_maps(text):
             if each.shared and each.writable and (each.device, each.inode) == identity:
                 return f"mapping {each.start:#x}-{each.stop:#x}"
-    for descriptor in os.scandir(f"/proc/{pid}/fd"):
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            status = Path(descriptor.path).stat()
+            status = descriptor.stat()
             if (status.st_dev, status.st_ino) == identity and _is_writable(pid, descriptor.name):
                 return f"descriptor {descriptor.name}"
     return ""

@@ -1,4 +1,4 @@
-"""What this host and this user can do, found out by doing it: for ``migrated doctor`` and to choose a tracker.
+"""What this host and this user can do, found out by doing it: for ``doctor`` and for the choice of a tracker.
 
 A version or a file in /proc says little: soft-dirty is "there" in kernels that never set a bit, and
 containers forbid calls that the kernel has.
