@@ -69,7 +69,8 @@ class ShmSource(HeldGuest):
             found = [each for each in mappings_of_file(pid, region.fileno()) if each.writable]
             if not found and self._options.tracker != _HASH:
                 raise UnsafeGuestError(
-                    f"process {pid} ({process.comm(pid)}) does not map {self._path}: no tracker sees what it writes",
+                    f"process {pid} ({process.comm(pid)}) does not map {self._path}, "
+                    "so no tracker sees what it writes",
                     "use --tracker hash",
                 )
             for each in found:

@@ -101,10 +101,11 @@ class DemoTarget(TargetGuest):
         self._file.close()
 
     def _start_anew(self, was_running: bool) -> None:
-        if self._file.descriptor < 0 and not self._file.reopen(_LOCK_SECONDS):
+        if self._file.descriptor < 0 and not self._file.reopen(0.0):
             if self._runs_already():
                 return
-            raise GuestError(f"the memory file {self._file.path} is in use, and not by guest {self.name}")
+            if not self._file.reopen(_LOCK_SECONDS):
+                raise GuestError(f"the memory file {self._file.path} is in use, and not by guest {self.name}")
         standby = _Standby(self._file, self._log)
         try:
             standby.wait_for("ready", _READY_SECONDS)
