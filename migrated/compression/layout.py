@@ -4,8 +4,8 @@
     | blocks, or the raw pages | data runs | zero runs | block table |
 
 Runs are pairs of little-endian u32 (first page, pages); the block table is one u32 a block, its stored length.
-Data pages are concatenated in the runs' order and cut into blocks of ``BLOCK_PAGES`` (the last may be shorter); a
-block stored at its raw length is raw. A batch of the raw codec has no block table. The pages come first, so
+Data pages are concatenated in the runs' order and cut into blocks of ``BLOCK_BYTES`` (the last may be shorter); a
+block stored at its raw length is raw, and in a batch of the codec RAW every block is. The pages come first, so
 that raw pages are read from the guest straight into the slot, and written from it straight to their place.
 """
 
@@ -17,32 +17,31 @@ from numpy.typing import NDArray
 
 from migrated.errors import IntegrityError
 from migrated.pages import Runs
+from migrated.protocol import BLOCK_BYTES
 
-__all__ = ["BLOCK_PAGES", "RAW", "Tables", "read_tables", "slot_bytes", "write_tables"]
+__all__ = ["RAW", "Tables", "raw_lengths", "read_tables", "write_tables"]
 
 RAW = "raw"
 """The codec name of batches whose pages travel as they are."""
-
-BLOCK_PAGES = 64
-"""256 KiB of 4 KiB pages: the knee of ratio against speed on real guest memory (64 to 256 KiB)."""
 
 _RUN_BYTES = 8
 _LENGTH_BYTES = 4
 
 
-def slot_bytes(batch_pages: int, page_size: int) -> int:
-    """The largest payload of a batch that covers ``batch_pages`` pages: all raw, each page a run of its own."""
-    return batch_pages * (page_size + _RUN_BYTES) + _LENGTH_BYTES * -(-batch_pages // BLOCK_PAGES)
-
-
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """A payload's tables, proven consistent: ``block_lengths`` is empty for a raw batch."""
+    """A payload's tables, proven consistent; the blocks take the first ``stored_bytes``."""
 
     data_runs: Runs
     zero_runs: Runs
     block_lengths: Sequence[int]
     stored_bytes: int
+
+
+def raw_lengths(size: int) -> list[int]:
+    """The lengths of the blocks that ``size`` bytes are cut into."""
+    whole, rest = divmod(size, BLOCK_BYTES)
+    return [BLOCK_BYTES] * whole + ([rest] if rest else [])
 
 
 def write_tables(slot: memoryview, offset: int, data: Runs, zero: Runs, block_lengths: Sequence[int]) -> int:
@@ -91,12 +90,9 @@ def read_tables(
     data, zero, lengths = runs[:data_runs], runs[data_runs:], words[2 * (data_runs + zero_runs) :]
     _check_runs(data, data_pages, region_pages, "data")
     _check_runs(zero, zero_pages, region_pages, "zero")
-    raw_bytes = data_pages * page_size
-    if blocks == 0:
-        if stored != raw_bytes:
-            raise IntegrityError(f"a raw batch of {data_pages} pages holds {stored} bytes, not {raw_bytes}")
-    elif blocks != -(-data_pages // BLOCK_PAGES):
+    raw = raw_lengths(data_pages * page_size)
+    if len(raw) != blocks:
         raise IntegrityError(f"a batch of {data_pages} pages declares {blocks} blocks")
-    elif int(lengths.sum()) != stored or int(lengths.max()) > BLOCK_PAGES * page_size or int(lengths.min()) < 1:
+    if int(lengths.sum()) != stored or bool((lengths > raw).any()) or bool((lengths < 1).any()):
         raise IntegrityError("a batch's block lengths do not add up to its payload")
     return Tables(data, zero, [int(length) for length in lengths], stored)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from migrated.compression import worker
 from migrated.compression.digest import region_sum
-from migrated.compression.layout import slot_bytes
 from migrated.errors import MigratedError, WorkerDiedError
 from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
+from migrated.protocol import max_payload
 
 __all__ = ["Stage", "default_workers"]
 
@@ -52,7 +52,7 @@ class Stage:
     def __init__(self, regions: Sequence[Region], *, workers: int, batch_pages: int, page_size: int, seed: int) -> None:
         self.workers = workers
         self.slots = 2 * workers + _SPARE_SLOTS
-        self.slot_bytes = -(-slot_bytes(batch_pages, page_size) // page_size) * page_size
+        self.slot_bytes = -(-max_payload(batch_pages, page_size) // page_size) * page_size
         self.worker_pids: frozenset[int] = frozenset()
         pages = [region.pages for region in regions]
         self._arena = SharedMemory(self.slots * self.slot_bytes, name="migrated-arena", reserve=True)

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,13 @@ from numpy.typing import NDArray
 from migrated.compression import registry
 from migrated.compression.codec import Codec
 from migrated.compression.digest import checksum, nonzero_pages, page_terms
-from migrated.compression.layout import BLOCK_PAGES, RAW, read_tables, write_tables
+from migrated.compression.layout import RAW, raw_lengths, read_tables, write_tables
 from migrated.errors import IntegrityError
 from migrated.memory.linux.heap import keep_large_blocks
 from migrated.memory.region import FileRegion, Region, RegionSpec
 from migrated.memory.shared import SharedMemory
 from migrated.pages import Runs, pages_of_runs, runs_of_pages
+from migrated.protocol import BLOCK_BYTES
 
 __all__ = ["Packed", "ToPack", "ToUnpack", "Unpacked", "WorkerSetup", "pack", "rehash", "start_worker", "unpack"]
 
@@ -97,14 +97,6 @@ class Unpacked:
     cpu_seconds: float
 
 
-class _Place(Protocol):
-    """A region that can be written: what the destination opens."""
-
-    def write(self, runs: Runs, data: memoryview) -> None: ...
-
-    def punch(self, runs: Runs) -> None: ...
-
-
 class Worker:
     """One worker's shared things and kept buffers."""
 
@@ -142,7 +134,7 @@ class Worker:
         buffer = np.frombuffer(slot, dtype=np.uint8) if raw else self._read
         size = len(numbers) * page_size
         self._regions[job.region].read(runs, memoryview(buffer)[:size])
-        pages = buffer[:size].view(np.uint64).reshape(len(numbers), -1)
+        pages = buffer[:size].view(np.uint64).reshape(len(numbers), page_size // 8)
         table = self._terms[job.region]
 
         nonzero = nonzero_pages(pages)
@@ -169,7 +161,8 @@ class Worker:
         data = runs_of_pages(numbers[travels])
         zero = runs_of_pages(numbers[~nonzero & changed])
         if raw:
-            stored, lengths = data_pages * page_size, []
+            stored = data_pages * page_size
+            lengths = raw_lengths(stored)
         else:
             stored, lengths = self._compress(job, memoryview(buffer)[: data_pages * page_size], slot)
         end = write_tables(slot, stored, data, zero, lengths)
@@ -182,20 +175,20 @@ class Worker:
             blocks=len(lengths),
             payload_bytes=end,
             checksum=checksum(slot[:end]),
-            codec=job.codec if lengths else RAW,
+            codec=job.codec if data_pages else RAW,
             cpu_seconds=time.thread_time() - began,
         )
 
     def _pages_of(self, buffer: NDArray[np.uint8], count: int) -> NDArray[np.uint64]:
-        return buffer[: count * self._setup.page_size].view(np.uint64).reshape(count, -1)
+        page_size = self._setup.page_size
+        return buffer[: count * page_size].view(np.uint64).reshape(count, page_size // 8)
 
     def _compress(self, job: ToPack, data: memoryview, slot: memoryview) -> tuple[int, list[int]]:
         codec = self._codec(job.codec, job.level)
-        block_bytes = BLOCK_PAGES * self._setup.page_size
         lengths: list[int] = []
         end = 0
-        for start in range(0, len(data), block_bytes):
-            block = data[start : start + block_bytes]
+        for start in range(0, len(data), BLOCK_BYTES):
+            block = data[start : start + BLOCK_BYTES]
             length = codec.compress_into(block, slot[end : end + len(block) - 1])
             if length == 0:
                 length = len(block)
@@ -224,22 +217,21 @@ class Worker:
             region_pages=region.pages,
         )
         size = job.data_pages * self._setup.page_size
-        if tables.block_lengths:
+        if tables.stored_bytes == size:
+            data = payload[:size]
+        elif job.codec == RAW:
+            raise IntegrityError(f"a raw batch of {size} bytes stores {tables.stored_bytes}")
+        else:
             data = memoryview(self._read)[:size]
             self._decompress(job, payload, tables.block_lengths, data)
-        else:
-            data = payload[:size]
         self._place(job.region, data, tables.data_runs, tables.zero_runs)
         return Unpacked(job.data_pages, job.zero_pages, time.thread_time() - began)
 
     def _decompress(self, job: ToUnpack, payload: memoryview, lengths: Sequence[int], data: memoryview) -> None:
         codec = self._codec(job.codec, job.level)
-        block_bytes = BLOCK_PAGES * self._setup.page_size
         offset = 0
         for index, length in enumerate(lengths):
-            target = data[index * block_bytes : (index + 1) * block_bytes]
-            if length > len(target):
-                raise IntegrityError("a batch's last block is longer than its pages")
+            target = data[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
             source = payload[offset : offset + length]
             if length == len(target):
                 target[:] = source

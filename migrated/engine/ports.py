@@ -1,12 +1,12 @@
 """What the engine needs of its surroundings, and how it runs blocking work."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
 
 from migrated.protocol import BatchHeader, BatchLimits, Message
 
-__all__ = ["Channel", "in_thread"]
+__all__ = ["Channel", "in_thread", "see_through"]
 
 _T = TypeVar("_T")
 
@@ -45,20 +45,23 @@ class Channel(Protocol):
 
 
 async def in_thread(function: Callable[..., _T], *args: object) -> _T:
-    """Run blocking work off the loop, and see it through: a cancellation is raised only when it has ended.
+    """Run blocking work off the loop, and see it through: what pauses or starts a guest must not go on behind
+    the back of the code that undoes it."""
+    return await see_through(asyncio.to_thread(function, *args))
 
-    What pauses or starts a guest must not go on behind the back of the code that undoes it.
-    """
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args))
+
+async def see_through(work: Coroutine[object, object, _T]) -> _T:
+    """Run ``work`` to its end, whoever cancels; a cancellation is raised only then."""
+    task = asyncio.ensure_future(work)
     cancelled = False
-    while not work.done():
+    while not task.done():
         try:
-            await asyncio.shield(work)
+            await asyncio.shield(task)
         except asyncio.CancelledError:
             cancelled = True
         except Exception:  # noqa: BLE001, S110  raised below, by the finished work itself
             break
     if cancelled:
-        work.exception()
+        task.exception()
         raise asyncio.CancelledError
-    return work.result()
+    return task.result()

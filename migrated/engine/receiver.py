@@ -26,7 +26,7 @@ from migrated.engine.events import (
     StateChanged,
 )
 from migrated.engine.events import Failed as FailedEvent
-from migrated.engine.ports import Channel, in_thread
+from migrated.engine.ports import Channel, in_thread, see_through
 from migrated.engine.progress import Progress as Shown
 from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
@@ -126,9 +126,9 @@ class Receiver:
 
     def cancel(self, error: MigratedError) -> None:
         """Abort with ``error``, unless it is decided already."""
-        if self.decided.is_set() or self._reader is None:
+        if self.decided.is_set() or self._reader is None or self._broken is not None:
             return
-        self._broken = self._broken or error
+        self._broken = error
         self._reader.cancel()
 
     async def run(self) -> None:
@@ -144,10 +144,10 @@ class Receiver:
             if self.decided.is_set() and self._commit_answered:
                 return  # COMMIT came over another connection; this one has nothing more to say
             error = self._broken or cancelled
-            await self._abort(error)
+            await see_through(self._abort(error))
             raise error from None
         except BaseException as error:
-            await self._abort(error)
+            await see_through(self._abort(error))
             raise
         finally:
             await self._drain()
@@ -178,7 +178,7 @@ class Receiver:
             Role.DESTINATION,
             self._offer.guest,
             self._offer.kind,
-            sum(region.size for region in self._offer.regions),
+            sum(region.size_bytes for region in self._offer.regions),
             self._offer.page_size,
             codec,
             0,

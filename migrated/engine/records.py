@@ -4,6 +4,7 @@ One JSON file a migration. Every change is written beside it, fsynced, renamed o
 fsynced: after a crash the file holds the old text or the new one. The destination's record decides.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -72,10 +73,11 @@ class Records:
             finally:
                 os.close(folder)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise ResourceError(
                 f"cannot record the outcome of migration {record.migration_id} in {self.folder}: {error.strerror}",
-                "free space there, or set another state_dir",
+                "free space there, or set another host.state_dir",
             ) from error
 
     def read(self, migration_id: str) -> Record | None:

@@ -33,7 +33,7 @@ from migrated.engine.events import (
     State,
     StateChanged,
 )
-from migrated.engine.ports import Channel, in_thread
+from migrated.engine.ports import Channel, in_thread, see_through
 from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
 from migrated.engine.rounds import Pusher, RoundResult, Tuning
@@ -227,12 +227,14 @@ class Sender:
             error = cancelled
         work.cancel()
         await asyncio.wait({work})
-        await self._undo(error)
+        await see_through(self._undo(error))
         raise error
 
     async def _undo(self, error: BaseException | None) -> None:
         """Give the guest back before COMMIT, and tell the other side if it listens."""
         with contextlib.suppress(MigratedError):
+            if self._throttle:
+                await in_thread(self._guest.throttle, 0.0)
             await in_thread(self._guest.resume)
         with contextlib.suppress(MigratedError, TimeoutError):
             async with asyncio.timeout(1.0):
@@ -518,7 +520,7 @@ class Sender:
             await in_thread(guest.freeze)
             await self._record(Outcome.COMMITTING)
         except BaseException as error:
-            await self._undo(error)
+            await see_through(self._undo(error))
             with contextlib.suppress(MigratedError):
                 await self._record(Outcome.ABORTED)
             raise
@@ -556,14 +558,14 @@ class Sender:
             async with asyncio.timeout(self._options.commit_timeout):
                 await self._channel.send(Commit(self.migration_id))
                 return await self._answer(Running, Aborted)
-        except PeerFailedError as error:
-            raise self._unknown(error) from error
         except (MigratedError, TimeoutError):
-            pass
+            pass  # even a Failed decides nothing now: only the far side's record does
         answer = await self._ask(self.migration_id)
         if isinstance(answer, Running | Aborted):
             return answer
-        raise self._unknown(ProtocolError(f"it answered COMMIT with {answer}"))
+        if isinstance(answer, Failed):
+            raise self._unknown(PeerFailedError(answer.what, answer.hint, answer.code))
+        raise self._unknown(ProtocolError(f"it answered COMMIT with {type(answer).__name__}"))
 
     def _unknown(self, error: MigratedError) -> OutcomeUnknownError:
         return OutcomeUnknownError(

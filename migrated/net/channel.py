@@ -6,9 +6,7 @@ and a torn stream is closed. Payloads bypass the parser: it never reads further 
 
 import asyncio
 import contextlib
-import math
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Self
 
 from migrated.errors import ConnectionLostError, MigratedError
@@ -48,6 +46,7 @@ class SocketChannel:
         self._waiting_since: float | None = None
         self._last_sent = self._loop.time()
         self._lost: ConnectionLostError | None = None
+        self._mute: ConnectionLostError | None = None
         self._keeper: asyncio.Task[None] | None = None
         sock.setblocking(False)  # noqa: FBT003
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -95,8 +94,9 @@ class SocketChannel:
             raise
 
     async def _send_all(self, parts: tuple[bytes | memoryview, ...]) -> None:
-        if self._lost is not None:
-            raise self._lost
+        gone = self._lost or self._mute
+        if gone is not None:
+            raise gone
         try:
             for part in parts:
                 piece = self._pacer.piece or len(part) or 1
@@ -108,7 +108,9 @@ class SocketChannel:
                     await self._loop.sock_sendall(self._sock, chunk)
                     self.sent_bytes += len(chunk)
         except OSError as error:
-            raise self._tear(_lost(self.peer, error)) from error
+            # Only this direction: what the peer said before it hung up may say why, and is still to be read.
+            self._mute = _lost(self.peer, error)
+            raise self._mute from error
         self._last_sent = self._loop.time()
 
     # -- receiving ---------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class SocketChannel:
                     )
                 )
                 return
-            if not self._turn.locked() and now - self._last_sent >= self._idle_timeout / 4:
+            if not self._turn.locked() and not self._connection.finished and now - self._last_sent >= self._idle_timeout / 4:
                 with contextlib.suppress(MigratedError):
                     await self.send(Ping())
 

@@ -41,11 +41,11 @@ from migrated.protocol.batch import (
     BLOCK_BYTES,
     FIRST_CODEC,
     HEADER_BYTES,
-    MAX_ZERO_RUNS,
     RAW_CODEC,
     BatchHeader,
     BatchLimits,
     block_count,
+    max_payload,
 )
 from migrated.protocol.connection import READ_BYTES, Connection, LocalProtocolError
 from migrated.protocol.messages import (
@@ -85,7 +85,6 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_DEVICE_STATE_CHUNK",
     "MAX_REGIONS",
-    "MAX_ZERO_RUNS",
     "MIN_VERSION",
     "RAW_CODEC",
     "READ_BYTES",
@@ -120,5 +119,6 @@ __all__ = [
     "Support",
     "block_count",
     "limits_of",
+    "max_payload",
     "negotiate",
 ]

@@ -5,8 +5,8 @@ binary since it comes some hundred times a second, and the payload:
 
     header     round (u32), sequence (u32), region (u16), codec (u8), level (u8), data pages (u32), zero pages
                (u32), data runs (u32), zero runs (u32), blocks (u32), payload bytes (u32), checksum (u64)
-    payload    data runs: first page, pages (u32 each); zero runs: the same; block table: the stored length of
-               every block (u32 each); the blocks
+    payload    the blocks; data runs: first page, pages (u32 each); zero runs: the same; block table: the stored
+               length of every block (u32 each)
 
 all little-endian. The data pages, concatenated in the order of their runs, are cut into blocks of
 :data:`BLOCK_BYTES`, the last may be shorter; a block that is stored in its raw length is stored raw. Codec 0
@@ -24,18 +24,15 @@ __all__ = [
     "BLOCK_BYTES",
     "FIRST_CODEC",
     "HEADER_BYTES",
-    "MAX_ZERO_RUNS",
     "RAW_CODEC",
     "BatchHeader",
     "BatchLimits",
     "block_count",
+    "max_payload",
 ]
 
 BLOCK_BYTES = 256 << 10
 """Raw bytes of a block: 64 to 256 KiB is the knee of ratio and speed on guest memory, for every codec."""
-
-MAX_ZERO_RUNS = 65536
-"""Zero pages are free but their runs are not: 512 KiB of them in a batch at most."""
 
 RAW_CODEC = 1
 FIRST_CODEC = 2
@@ -52,9 +49,18 @@ def block_count(data_bytes: int) -> int:
     return -(-data_bytes // BLOCK_BYTES)
 
 
+def max_payload(batch_pages: int, page_size: int) -> int:
+    """The longest payload of a batch: every page stored raw, and a run of its own. What a slot has to hold."""
+    data_bytes = batch_pages * page_size
+    return batch_pages * _RUN_BYTES + block_count(data_bytes) * _TABLE_BYTES + data_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What both sides agreed on: no batch goes beyond. ``codecs`` is how many the accept names."""
+    """What both sides agreed on: no batch goes beyond. ``codecs`` is how many the accept names.
+
+    ``batch_pages`` bounds a batch's pages, those with data and the zero ones together.
+    """
 
     batch_pages: int
     page_size: int
@@ -63,10 +69,8 @@ class BatchLimits:
 
     @property
     def max_payload(self) -> int:
-        """The longest payload that any batch can have: what a slot has to hold."""
-        data_bytes = self.batch_pages * self.page_size
-        runs = self.batch_pages + MAX_ZERO_RUNS
-        return runs * _RUN_BYTES + block_count(data_bytes) * _TABLE_BYTES + data_bytes
+        """The longest payload that any batch can have."""
+        return max_payload(self.batch_pages, self.page_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +130,13 @@ class BatchHeader:
         if not (self.level == 0 if self.codec == RAW_CODEC else 1 <= self.level <= _MAX_LEVEL):
             raise ValueError(f"level {self.level} of codec {self.codec}")
         region_pages = limits.region_pages[self.region]
-        if self.data_pages > limits.batch_pages:
-            raise ValueError(f"{self.data_pages} data pages, {limits.batch_pages} were agreed on")
+        if self.data_pages + self.zero_pages > limits.batch_pages:
+            raise ValueError(f"{self.data_pages + self.zero_pages} pages, {limits.batch_pages} were agreed on")
         if not 0 < self.data_pages + self.zero_pages <= region_pages:
             raise ValueError(f"{self.data_pages + self.zero_pages} pages of a region of {region_pages}")
         if not _runs_fit(self.data_runs, self.data_pages):
             raise ValueError(f"{self.data_runs} runs of {self.data_pages} data pages")
-        if not _runs_fit(self.zero_runs, self.zero_pages) or self.zero_runs > MAX_ZERO_RUNS:
+        if not _runs_fit(self.zero_runs, self.zero_pages):
             raise ValueError(f"{self.zero_runs} runs of {self.zero_pages} zero pages")
         data_bytes = self.data_pages * limits.page_size
         if self.blocks != block_count(data_bytes):

@@ -98,7 +98,7 @@ def header() -> BatchHeader:
         codec=2,
         level=1,
         data_pages=3,
-        zero_pages=250,
+        zero_pages=60,
         data_runs=2,
         zero_runs=1,
         blocks=1,

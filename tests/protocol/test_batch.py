@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from migrated.protocol.batch import (
     BLOCK_BYTES,
     HEADER_BYTES,
-    MAX_ZERO_RUNS,
     RAW_CODEC,
     BatchHeader,
     BatchLimits,
@@ -45,9 +44,10 @@ def good_batches(draw: st.DrawFn) -> tuple[BatchLimits, BatchHeader]:
     region = draw(st.integers(0, len(limits.region_pages) - 1))
     pages = limits.region_pages[region]
     data_pages = draw(st.integers(0, min(limits.batch_pages, pages)))
-    zero_pages = draw(st.integers(0 if data_pages else 1, max(pages - data_pages, 0 if data_pages else 1)))
+    room = min(limits.batch_pages, pages) - data_pages
+    zero_pages = draw(st.integers(0 if data_pages else 1, max(room, 0 if data_pages else 1)))
     data_runs = draw(st.integers(min(1, data_pages), data_pages))
-    zero_runs = draw(st.integers(min(1, zero_pages), min(zero_pages, MAX_ZERO_RUNS)))
+    zero_runs = draw(st.integers(min(1, zero_pages), zero_pages))
     codec = draw(st.integers(RAW_CODEC, RAW_CODEC + limits.codecs))
     data_bytes = data_pages * limits.page_size
     blocks = block_count(data_bytes)
@@ -125,12 +125,12 @@ def test_a_changed_number_never_asks_for_more(
         ({"codec": RAW_CODEC, "level": 0}, "payload of 35"),
         ({"data_pages": 65}, "64 were agreed on"),
         ({"data_pages": 0, "zero_pages": 0}, "0 pages"),
-        ({"data_pages": 7}, "257 pages of a region of 256"),
-        ({"zero_pages": 254}, "257 pages of a region of 256"),
+        ({"data_pages": 7}, "67 pages, 64 were agreed on"),
+        ({"zero_pages": 254}, "257 pages, 64 were agreed on"),
         ({"region": 1}, "region of 1"),
         ({"data_runs": 0}, "0 runs of 3"),
         ({"data_runs": 4}, "4 runs of 3"),
-        ({"zero_runs": 0}, "0 runs of 250"),
+        ({"zero_runs": 0}, "0 runs of 60"),
         ({"zero_pages": 0}, "1 runs of 0"),
         ({"blocks": 0}, "0 blocks"),
         ({"blocks": 2}, "2 blocks"),
@@ -146,15 +146,15 @@ def test_check_names_what_is_wrong(
         dataclasses.replace(header, **change).check(limits)
 
 
-def test_zero_runs_are_bounded(header: BatchHeader) -> None:
+def test_zero_pages_count_towards_the_batch(header: BatchHeader) -> None:
     limits = BatchLimits(batch_pages=64, page_size=4096, region_pages=(1 << 20,), codecs=1)
+    data_pages = header.data_pages
     most = dataclasses.replace(
-        header, zero_pages=1 << 19, zero_runs=MAX_ZERO_RUNS, payload_bytes=8 * (2 + MAX_ZERO_RUNS) + 4 + 7
+        header, zero_pages=64 - data_pages, zero_runs=1, payload_bytes=header.payload_bytes + 8 * (1 - header.zero_runs)
     )
     most.check(limits)
-    more = dataclasses.replace(most, zero_runs=MAX_ZERO_RUNS + 1, payload_bytes=most.payload_bytes + 8)
-    with pytest.raises(ValueError, match="zero pages"):
-        more.check(limits)
+    with pytest.raises(ValueError, match="were agreed on"):
+        dataclasses.replace(most, zero_pages=65 - data_pages).check(limits)
 
 
 def test_blocks_are_cut_of_raw_bytes() -> None:
