@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from migrated import __version__
 from migrated.compression import registry
-from migrated.compression.stage import default_workers
+from migrated.compression.stage import default_workers, start_fork_server
 from migrated.config import GuestEntry, Settings
 from migrated.engine.events import Observer
 from migrated.engine.ports import in_thread
@@ -71,6 +71,7 @@ class Daemon:
 
     async def start(self) -> None:
         """Finish what a crash left, then listen. ResourceError or AccessError if the address can't be had."""
+        await in_thread(start_fork_server)
         await self._recover()
         serve = self._settings.serve
         self._listener = Listener(serve.listen, self._handle, idle_timeout=serve.idle_timeout)
@@ -128,6 +129,8 @@ class Daemon:
             _log.warning("%s: %s", channel.peer, error)
             with contextlib.suppress(MigratedError):
                 await channel.send(Failed(error.reason, error.what, error.hint))
+        except Exception:
+            _log.exception("%s: an error of this program", channel.peer)
         await channel.finish()
 
     async def _take_in(self, channel: SocketChannel, offer: Offer) -> None:

@@ -21,13 +21,18 @@ def nonzero_pages(pages: NDArray[np.uint64]) -> NDArray[np.bool_]:
     Most pages show it in a few words spread over the page, at the cost of one cache line each; only the rest
     are read whole.
     """
-    found: NDArray[np.bool_] = pages[:, :: max(1, pages.shape[1] // _PROBED_WORDS)].any(axis=1)
+    found = _any(pages[:, :: max(1, pages.shape[1] // _PROBED_WORDS)])
     doubtful = np.flatnonzero(~found)
     if len(doubtful) == len(pages):
-        return pages.any(axis=1)  # type: ignore[no-any-return]
+        return _any(pages)
     if len(doubtful):
-        found[doubtful] = pages[doubtful].any(axis=1)
+        found[doubtful] = _any(pages[doubtful])
     return found
+
+
+def _any(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    result: NDArray[np.bool_] = np.any(words, axis=1)
+    return result
 
 
 def page_terms(data: memoryview, page_size: int, numbers: NDArray[np.int64], region: int, seed: int) -> NDArray[np.uint64]:
@@ -36,12 +41,14 @@ def page_terms(data: memoryview, page_size: int, numbers: NDArray[np.int64], reg
     The one C call a page that Python makes on the way of a page: 0.7 us, 0.2 CPU s per GiB and side.
     """
     base = np.uint64((seed + (region << 48)) & _WRAP)
-    with np.errstate(over="ignore"):
-        seeds = (numbers.astype(np.uint64) + base).tolist()
+    seeds = (numbers.astype(np.uint64) + base).tolist()  # arrays wrap around silently, as is wanted
     hashed = xxhash.xxh3_64_intdigest
     offsets = range(0, len(numbers) * page_size, page_size)
-    terms = [hashed(data[offset : offset + page_size], each) for offset, each in zip(offsets, seeds, strict=True)]
-    result = np.array(terms, dtype=np.uint64)
+    result = np.fromiter(
+        (hashed(data[offset : offset + page_size], each) for offset, each in zip(offsets, seeds, strict=True)),
+        dtype=np.uint64,
+        count=len(numbers),
+    )
     result[result == 0] = 1
     return result
 

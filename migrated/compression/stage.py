@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any, Self, TypeVar
 
@@ -23,7 +24,7 @@ from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
 from migrated.protocol import max_payload
 
-__all__ = ["Stage", "default_workers"]
+__all__ = ["Stage", "default_workers", "start_fork_server"]
 
 _T = TypeVar("_T")
 
@@ -44,6 +45,12 @@ def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["migrated.compression.worker"])
     return context
+
+
+def start_fork_server() -> None:
+    """Start it now, so that the first migration need not wait for it. Blocks for some ms; may be called twice."""
+    _context()
+    forkserver.ensure_running()
 
 
 class Stage:

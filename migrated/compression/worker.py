@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from migrated.compression import registry
 from migrated.compression.codec import Codec
-from migrated.compression.digest import checksum, nonzero_pages, page_terms
+from migrated.compression.digest import checksum, nonzero_pages, page_terms, region_sum
 from migrated.compression.layout import RAW, raw_lengths, read_tables, write_tables
 from migrated.errors import IntegrityError
 from migrated.memory.linux.heap import keep_large_blocks
@@ -109,8 +109,8 @@ class Worker:
         self._terms: list[NDArray[np.uint64]] = np.split(words[: int(ends[-1])], [int(end) for end in ends[:-1]])
         # Two buffers that live as long as the worker: pages as read, and pages that remain of them.
         size = setup.batch_pages * setup.page_size
-        self._read = np.ones(size, dtype=np.uint8)
-        self._kept = np.ones(size, dtype=np.uint8)
+        self._read = memoryview(bytearray(size))
+        self._kept = memoryview(bytearray(size))
         self._codecs: dict[tuple[str, int], Codec] = {}
 
     def _codec(self, name: str, level: int) -> Codec:
@@ -126,52 +126,37 @@ class Worker:
     def pack(self, job: ToPack) -> Packed:
         """Read, drop what need not travel, hash, compress into the slot."""
         began = time.thread_time()
-        page_size = self._setup.page_size
         runs = np.frombuffer(job.runs, dtype=np.int64).reshape(-1, 2)
         numbers = pages_of_runs(runs)
         slot = self._slot(job.slot)
         raw = job.codec == RAW
-        buffer = np.frombuffer(slot, dtype=np.uint8) if raw else self._read
-        size = len(numbers) * page_size
-        self._regions[job.region].read(runs, memoryview(buffer)[:size])
-        pages = buffer[:size].view(np.uint64).reshape(len(numbers), page_size // 8)
+        size = len(numbers) * self._setup.page_size
+        data = slot[:size] if raw else self._read[:size]
+        self._regions[job.region].read(runs, data)
+        pages = self._words(data)
         table = self._terms[job.region]
 
         nonzero = nonzero_pages(pages)
-        candidates = len(numbers) if nonzero.all() else int(np.count_nonzero(nonzero))
-        if candidates == len(numbers):
-            terms = page_terms(memoryview(buffer)[:size], page_size, numbers, job.region, self._setup.seed)
-        else:
-            terms = np.zeros(len(numbers), dtype=np.uint64)
-            kept = np.compress(nonzero, pages, axis=0, out=self._pages_of(self._kept, candidates))
-            terms[nonzero] = page_terms(
-                memoryview(self._kept), page_size, numbers[nonzero], job.region, self._setup.seed
-            )
+        terms = np.zeros(len(numbers), dtype=np.uint64)
+        terms[nonzero] = self._hash(self._select(pages, nonzero, data), numbers[nonzero], job.region)
         changed = terms != table[numbers] if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
         table[numbers] = terms
 
         travels = nonzero & changed
         data_pages = int(np.count_nonzero(travels))
-        if data_pages != len(numbers):
-            kept = np.compress(travels, pages, axis=0, out=self._pages_of(self._kept, data_pages))
-            if raw:
-                self._pages_of(buffer, data_pages)[:] = kept
-            else:
-                buffer = self._kept
-        data = runs_of_pages(numbers[travels])
-        zero = runs_of_pages(numbers[~nonzero & changed])
-        if raw:
-            stored = data_pages * page_size
-            lengths = raw_lengths(stored)
-        else:
-            stored, lengths = self._compress(job, memoryview(buffer)[: data_pages * page_size], slot)
-        end = write_tables(slot, stored, data, zero, lengths)
+        kept = self._select(pages, travels, data)
+        if raw and kept is not data:
+            slot[: len(kept)] = kept
+        stored, lengths = (len(kept), raw_lengths(len(kept))) if raw else self._compress(job, kept, slot)
+        data_runs = runs_of_pages(numbers[travels])
+        zero_runs = runs_of_pages(numbers[~nonzero & changed])
+        end = write_tables(slot, stored, data_runs, zero_runs, lengths)
         return Packed(
             data_pages=data_pages,
-            zero_pages=int(zero[:, 1].sum()),
+            zero_pages=int(zero_runs[:, 1].sum()),
             unchanged_pages=len(numbers) - int(np.count_nonzero(changed)),
-            data_runs=len(data),
-            zero_runs=len(zero),
+            data_runs=len(data_runs),
+            zero_runs=len(zero_runs),
             blocks=len(lengths),
             payload_bytes=end,
             checksum=checksum(slot[:end]),
@@ -179,9 +164,22 @@ class Worker:
             cpu_seconds=time.thread_time() - began,
         )
 
-    def _pages_of(self, buffer: NDArray[np.uint8], count: int) -> NDArray[np.uint64]:
-        page_size = self._setup.page_size
-        return buffer[: count * page_size].view(np.uint64).reshape(count, page_size // 8)
+    def _words(self, data: memoryview) -> NDArray[np.uint64]:
+        """``data`` as one row of words a page."""
+        return np.frombuffer(data, dtype=np.uint64).reshape(-1, self._setup.page_size // 8)
+
+    def _select(self, pages: NDArray[np.uint64], wanted: NDArray[np.bool_], data: memoryview) -> memoryview:
+        """The wanted ones of ``pages``, side by side: ``data`` itself where that is all, else a kept buffer."""
+        count = int(np.count_nonzero(wanted))
+        if count == len(pages):
+            return data
+        kept = self._kept[: count * self._setup.page_size]
+        if count:
+            np.compress(wanted, pages, axis=0, out=self._words(kept))
+        return kept
+
+    def _hash(self, data: memoryview, numbers: NDArray[np.int64], region: int) -> NDArray[np.uint64]:
+        return page_terms(data, self._setup.page_size, numbers, region, self._setup.seed)
 
     def _compress(self, job: ToPack, data: memoryview, slot: memoryview) -> tuple[int, list[int]]:
         codec = self._codec(job.codec, job.level)
@@ -222,7 +220,7 @@ class Worker:
         elif job.codec == RAW:
             raise IntegrityError(f"a raw batch of {size} bytes stores {tables.stored_bytes}")
         else:
-            data = memoryview(self._read)[:size]
+            data = self._read[:size]
             self._decompress(job, payload, tables.block_lengths, data)
         self._place(job.region, data, tables.data_runs, tables.zero_runs)
         return Unpacked(job.data_pages, job.zero_pages, time.thread_time() - began)
@@ -246,7 +244,7 @@ class Worker:
         if len(data_runs):
             numbers = pages_of_runs(data_runs)
             region.write(data_runs, data)
-            table[numbers] = page_terms(data, self._setup.page_size, numbers, index, self._setup.seed)
+            table[numbers] = self._hash(data, numbers, index)
         if len(zero_runs):
             numbers = pages_of_runs(zero_runs)
             # The region was empty before the first page: what never had a term is zero already.
@@ -257,12 +255,10 @@ class Worker:
         """The sum of the terms of these pages as they are in memory now, modulo 2**64."""
         pieces = np.frombuffer(runs, dtype=np.int64).reshape(-1, 2)
         numbers = pages_of_runs(pieces)
-        page_size = self._setup.page_size
-        data = memoryview(self._read)[: len(numbers) * page_size]
+        data = self._read[: len(numbers) * self._setup.page_size]
         self._regions[region].read(pieces, data)
-        pages = self._pages_of(self._read, len(numbers))
-        terms = page_terms(data, page_size, numbers, region, self._setup.seed)
-        return int(np.add.reduce(terms[nonzero_pages(pages)], dtype=np.uint64))
+        terms = self._hash(data, numbers, region)
+        return region_sum(terms[nonzero_pages(self._words(data))])
 
 
 _worker: Worker | None = None

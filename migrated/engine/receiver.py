@@ -14,6 +14,7 @@ from migrated.compression.layout import RAW
 from migrated.compression.stage import Stage
 from migrated.engine.events import (
     BatchMoved,
+    Estimated,
     Event,
     Finished,
     Observer,
@@ -48,6 +49,7 @@ from migrated.protocol import (
     Cancel,
     Commit,
     Digest,
+    Estimate,
     Failed,
     Message,
     Offer,
@@ -201,12 +203,26 @@ class Receiver:
                 await self._channel.send(await self.commit())
             case Cancel():
                 raise CancelledByPersonError(f"the source cancelled: {message.reason}")
+            case Estimate():
+                self._estimate(message)
             case Ping():
                 await self._channel.send(Pong())
             case Pong():
                 pass
             case _:
                 raise ProtocolError(f"the source sent {type(message).__name__} during a migration")
+
+    def _estimate(self, told: Estimate) -> None:
+        pages = told.remaining_bytes // self._offer.page_size
+        self._observe(
+            Estimated(
+                pages,
+                told.remaining_wire_bytes,
+                told.dirty_bytes_per_second,
+                told.wire_bytes_per_second,
+                told.expected_downtime_ms / 1000,
+            )
+        )
 
     async def _batch(self, header: BatchHeader) -> None:
         self._sequence += 1

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from migrated.compression.stage import Stage
 from migrated.engine.convergence import Decision, Measured, Trend, decide, expected_downtime
 from migrated.engine.events import (
     Estimated,
+    Event,
     Finished,
     Observer,
     Report,
@@ -58,6 +59,7 @@ from migrated.protocol import (
     Cancel,
     Commit,
     Digest,
+    Estimate,
     Failed,
     Message,
     Offer,
@@ -185,9 +187,9 @@ class Sender:
         """The tuning was changed: let the rate limit follow at once."""
         self._channel.set_rate(self.tuning.bandwidth)
 
-    def _observe(self, event: object) -> None:
-        self._tally(event)  # type: ignore[arg-type]
-        self._outer(event)  # type: ignore[arg-type]
+    def _observe(self, event: Event) -> None:
+        self._tally(event)
+        self._outer(event)
 
     # -- the whole ---------------------------------------------------------------------------------
 
@@ -219,7 +221,8 @@ class Sender:
         work = asyncio.ensure_future(self._copy_and_switch(accept))
         error: BaseException
         try:
-            await asyncio.wait({work, listener}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {work, listener}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if work.done() and work.exception() is None:
                 return work.result()
             error = _first_of(listener, work)
@@ -376,15 +379,15 @@ class Sender:
             now = self._clock()
             measured = self._measure(pending, result, scan_seconds=now - scan_began)
             expected = expected_downtime(measured)
-            self._observe(
-                Estimated(
-                    measured.remaining_pages,
-                    measured.remaining_wire_bytes,
-                    measured.remaining_pages * PAGE_SIZE / max(now - scanned_at, 1e-6),
-                    measured.wire_bytes_per_second,
-                    expected,
-                )
+            estimate = Estimated(
+                measured.remaining_pages,
+                measured.remaining_wire_bytes,
+                measured.remaining_pages * PAGE_SIZE / max(now - scanned_at, 1e-6),
+                measured.wire_bytes_per_second,
+                expected,
             )
+            self._observe(estimate)
+            await self._channel.send(_on_wire(estimate))
             scanned_at = now
             trend = trend.after(expected)
             # A tracker that only names candidates knows nothing before a round has compared them.
@@ -600,8 +603,21 @@ class Sender:
         )
 
 
+_FOR_EVER_SECONDS = 1e9
+
 _HASHED_BYTES_PER_SECOND = 1.5e9
 """One worker reading and hashing pages that did not change; measured by the benchmark of the stages."""
+
+
+def _on_wire(estimate: Estimated) -> Estimate:
+    """An estimate as the other side is told it: whole numbers, and a very long time for ever."""
+    return Estimate(
+        remaining_bytes=estimate.remaining_pages * PAGE_SIZE,
+        remaining_wire_bytes=int(estimate.remaining_wire_bytes),
+        dirty_bytes_per_second=int(estimate.dirty_bytes_per_second),
+        wire_bytes_per_second=int(estimate.wire_bytes_per_second),
+        expected_downtime_ms=int(1000 * min(estimate.expected_downtime, _FOR_EVER_SECONDS)),
+    )
 
 
 def _seconds(value: float) -> str:

@@ -51,6 +51,7 @@ __all__ = [
     "DeviceState",
     "DeviceStateEnd",
     "Digest",
+    "Estimate",
     "Failed",
     "Message",
     "Offer",
@@ -280,6 +281,27 @@ class Cancel(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate(Message):
+    """Source: what it knows before a round, for whoever watches the destination; nothing depends on it.
+
+    Bytes of memory still to be sent and what they take on the wire, bytes dirtied and bytes sent per second,
+    and the milliseconds that the guest would stand still if it were paused now.
+    """
+
+    type_id: ClassVar[int] = 10
+
+    remaining_bytes: int
+    remaining_wire_bytes: int
+    dirty_bytes_per_second: int
+    wire_bytes_per_second: int
+    expected_downtime_ms: int
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            check_number(name, getattr(self, name), 0, U64)
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities(Message):
     """Destination: what it can do. ``guests`` are names with their kinds, as in ``web (shm)``."""
 
@@ -430,7 +452,7 @@ class Pong(Message):
 MESSAGES: dict[int, type[Message]] = {
     cls.type_id: cls
     for cls in (
-        *(Query, Offer, RoundEnd, DeviceState, DeviceStateEnd, Digest, Commit, Cancel),
+        *(Query, Offer, RoundEnd, DeviceState, DeviceStateEnd, Digest, Commit, Cancel, Estimate),
         *(Capabilities, Accept, Refuse, Progress, RoundDone, Ready, Running, Aborted, Failed),
         *(Ping, Pong),
     )

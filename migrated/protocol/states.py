@@ -10,7 +10,7 @@
     NEGOTIATING  source       Cancel → CANCELLING
                  destination  Accept → COPYING
                               Refuse → REFUSED; Failed → FAILED; Aborted → ABORTED
-    COPYING      source       BatchHeader, RoundEnd, DeviceState, DeviceStateEnd → COPYING
+    COPYING      source       BatchHeader, RoundEnd, Estimate, DeviceState, DeviceStateEnd → COPYING
                               Digest → SWITCHING
                               Cancel → CANCELLING
                  destination  Progress, RoundDone → COPYING
@@ -50,6 +50,7 @@ from migrated.protocol.messages import (
     DeviceState,
     DeviceStateEnd,
     Digest,
+    Estimate,
     Failed,
     Message,
     Offer,
@@ -123,7 +124,7 @@ _SOURCE: _Table = {
     State.QUERYING: _CANCEL,
     State.NEGOTIATING: _CANCEL,
     State.COPYING: {
-        **_staying(State.COPYING, BatchHeader, RoundEnd, DeviceState, DeviceStateEnd),
+        **_staying(State.COPYING, BatchHeader, RoundEnd, Estimate, DeviceState, DeviceStateEnd),
         Digest: State.SWITCHING,
         **_CANCEL,
     },
