@@ -17,10 +17,13 @@ _CHUNK_PAGES = 1 << 17
 _SOFT_DIRTY = np.uint64(1 << 55)
 _GUARD = np.uint64(1 << 58)
 _SWAPPED_OR_PRESENT = np.uint64(3 << 62)
+_MARKER = np.uint64(1 << 62 | 1 << 57 | 1 << 5 | 31)
+"""A write-protected page that was never touched looks like one swapped to "device" 31 (SWP_PTE_MARKER) at
+offset 1 (PTE_MARKER_UFFD_WP). Device and offset are shown to CAP_SYS_ADMIN only."""
+_ALL_BUT_FLAGS = np.uint64((1 << 55) - 1 | 7 << 61 | 1 << 57)
 
 _PAGEMAP_SCAN = 0xC0606610
 _PAGE_IS_WRITTEN = 1 << 1
-_PAGE_IS_PRESENT = 1 << 3
 _PM_SCAN_WP_MATCHING = 1 << 0
 _PM_SCAN_CHECK_WPASYNC = 1 << 1
 _ARG_WORDS = 12
@@ -60,8 +63,14 @@ def read_entries(pagemap: int, start: int, stop: int) -> NDArray[np.uint64]:
 
 
 def touched_pages(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which pages are present or swapped; guard pages, which nobody can read, are left out."""
-    touched: NDArray[np.bool_] = ((entries & _SWAPPED_OR_PRESENT) != 0) & ((entries & _GUARD) == 0)
+    """Which pages are present or swapped; guard pages, which nobody can read, are left out.
+
+    Once a write-protecting scan went over anonymous memory, its never touched pages are told from swapped
+    ones with CAP_SYS_ADMIN only; without, they count as touched.
+    """
+    touched: NDArray[np.bool_] = (entries & _SWAPPED_OR_PRESENT) != 0
+    touched &= (entries & _GUARD) == 0
+    touched &= (entries & _ALL_BUT_FLAGS) != _MARKER
     return touched
 
 
@@ -81,7 +90,8 @@ class PagemapScan:
     def written(self, pagemap: int, start: int, stop: int) -> NDArray[np.int64]:
         """Find the pages written in [start, stop), protecting them again in the same step.
 
-        Returns rows of (first address, address behind), clipped to the interval. Raises
+        The first scan after registering reports every page and makes page tables for all of them (2 MiB per
+        GiB). Returns rows of (first address, address behind), clipped to the interval. Raises
         ``ProcessLookupError`` (the address space is gone) or ``PermissionError`` (a mapping in it is not
         registered for asynchronous write protection). After an error, pages already found are protected and
         their list is lost.
@@ -102,9 +112,7 @@ class PagemapScan:
                 0,
                 _PAGE_IS_WRITTEN,
                 0,
-                # Asking for one category more than needed keeps the kernel off its fast path, which reports
-                # never touched neighbours of a touched page as written (fs/proc/task_mmu.c).
-                _PAGE_IS_WRITTEN | _PAGE_IS_PRESENT,
+                _PAGE_IS_WRITTEN,
             )
             count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument.data.cast("B"))
             if count:

@@ -138,7 +138,7 @@ class Tracee:
     def back_to_trap(self, tid: int, deadline: float) -> None:
         """From a system call's exit into a trap, where a restart of the interrupted call is still decided.
 
-        Leaving the exit stop directly would hand the -ERESTART code of the interrupted call to user code.
+        Continued from the exit stop, user code would get the -ERESTART code of the interrupted call.
         """
         self._at_syscall.discard(tid)
         self._stopped[tid] = False

@@ -15,6 +15,7 @@ import pytest
 
 from migrated.errors import GuestDiedError, GuestError, MigratedError, UnsafeGuestError
 from migrated.memory.hold import Holder
+from migrated.memory.region import ProcessRegion
 from migrated.memory.trackers.base import TrackTarget
 from migrated.memory.trackers.pagemap_scan import PagemapScanTracker, check_injectable
 from migrated.memory.trackers.probes import probe_pagemap_scan
@@ -88,6 +89,20 @@ class TestExactness:
             == 100
         )
         assert tracked.collect() == [7]
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="markers can be told from swapped pages by root only")
+    @pytest.mark.root
+    def test_never_touched_pages_stay_unpopulated(self, guest: Any) -> None:
+        tracked = Tracked(guest, f"private({PAGES})")
+        tracked.touch(3, 700)
+        region = ProcessRegion(guest.pid, [(tracked.start, tracked.start + PAGES * PAGE_SIZE)])
+        with tracked.tracker as tracker:
+            tracker.arm()
+            assert region.populated().runs().tolist() == [[3, 1], [700, 1]]
+            tracked.touch(4, 700)
+            assert region.populated().runs().tolist() == [[3, 2], [700, 1]]
+            assert tracked.collect() == [4, 700]
+            assert region.populated().runs().tolist() == [[3, 2], [700, 1]]
 
     def test_more_ranges_than_the_vector_holds(self, guest: Any) -> None:
         pages = 20_000
