@@ -1,0 +1,59 @@
+"""What commands share: settings from flags, the event loop, output."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from migrated.config import Settings
+
+__all__ = ["ConfigFile", "Json", "console", "loop", "print_json", "read_settings", "say"]
+
+_T = TypeVar("_T")
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Read settings from FILE (see `migrated config`)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def read_settings(file: Path | None, overrides: Mapping[str, object] | None = None) -> "Settings":
+    """The settings in force; ``overrides`` as :func:`migrated.config.load` takes them."""
+    from migrated.config import load
+
+    return load(file, overrides)
+
+
+def loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run ``main()`` on uvloop and return what it returns."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
+def print_json(value: object) -> None:
+    """``value`` as one line on standard output."""
+    from migrated.telemetry.plain import as_json
+
+    print(as_json(value), flush=True)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Where tables go. In a pipe they are wide, so that `grep` and `awk` see whole lines."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+
+
+def say(text: str) -> None:
+    """A line for the person, on standard error: results have standard output for themselves."""
+    print(f"migrated: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,154 @@
+"""What `migrated send` does: opens the guest, moves it, shows how far it is, and obeys signals."""
+
+import asyncio
+import contextlib
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from migrated.cli.history import entry_of
+from migrated.cli.interrupts import Interrupts, handled
+from migrated.cli.run import loop, read_settings
+from migrated.cli.views import View, make_view
+from migrated.client import Outgoing
+from migrated.config import Settings
+from migrated.control.directory import OutgoingDirectory
+from migrated.control.server import ControlServer
+from migrated.engine.events import Report, Role, fan_out
+from migrated.engine.ports import in_thread
+from migrated.errors import CancelledByPersonError, MigratedError, UsageError
+from migrated.guests.base import After, GuestOptions, Selection
+from migrated.guests.uri import open_source, parse
+from migrated.net.address import Address, parse_address
+from migrated.telemetry import logs
+from migrated.telemetry.history import History
+from migrated.telemetry.metrics import Metrics
+
+__all__ = ["Order", "send_guest"]
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the person typed. ``settings`` are overrides of the section ``send``."""
+
+    guest: str
+    destination: str
+    settings: Mapping[str, object]
+    config: Path | None
+    name: str
+    pids: tuple[int, ...]
+    pause: str
+    resume: str
+    after: str
+    mappings: str
+    as_json: bool
+    quiet: bool
+
+
+def send_guest(order: Order) -> None:
+    """Move the guest and print the summary. Raises any MigratedError; the guest runs here then, unless it is
+    OutcomeUnknownError."""
+    uri = parse(order.guest)
+    address = parse_address(order.destination)
+    settings = read_settings(order.config, {"send": order.settings})
+    options = GuestOptions(
+        name=order.name,
+        tracker=settings.send.tracker,
+        force=settings.send.allow_seccomp,
+        pids=order.pids,
+        pause=_command("--pause", order.pause),
+        resume=_command("--resume", order.resume),
+        after=_word(After, "--after", order.after),
+        mappings=_word(Selection, "--mappings", order.mappings),
+    )
+    logs.configure(settings.log.level, settings.log.format)
+    view = make_view(str(uri), str(address), as_json=order.as_json, quiet=order.quiet)
+    try:
+        report = loop(lambda: _Sending(order, options, settings, address, view).run())
+    except MigratedError as error:
+        view.failed(error)
+        raise
+    view.report(report)
+
+
+class _Sending:
+    def __init__(
+        self, order: Order, options: GuestOptions, settings: Settings, address: Address, view: View
+    ) -> None:
+        self._order, self._options, self._settings = order, options, settings
+        self._address, self._view = address, view
+
+    async def run(self) -> Report:
+        task = asyncio.current_task()
+        assert task is not None
+        interrupts = Interrupts(task.cancel, self._view.say)
+        try:
+            with handled(interrupts):
+                return await self._open_and_move(interrupts)
+        except asyncio.CancelledError:
+            raise CancelledByPersonError(interrupts.why or "cancelled", "the guest goes on here") from None
+
+    async def _open_and_move(self, interrupts: Interrupts) -> Report:
+        guest = await in_thread(open_source, self._order.guest, self._options)
+        try:
+            metrics = Metrics()
+            outgoing = Outgoing(
+                guest,
+                self._address,
+                self._settings,
+                name=self._order.name or guest.name,
+                observer=fan_out(metrics.observer(Role.SOURCE), self._view),
+                say=self._view.say,
+            )
+            self._view.tuning = outgoing.tuning
+            interrupts.take_over(outgoing)
+            return await self._move(outgoing, metrics)
+        finally:
+            await in_thread(guest.close)
+
+    async def _move(self, outgoing: Outgoing, metrics: Metrics) -> Report:
+        control = ControlServer(
+            OutgoingDirectory(outgoing), metrics.expose, name=f"send-{outgoing.migration_id}"
+        )
+        await control.start()
+        try:
+            with self._view:
+                showing = asyncio.ensure_future(self._view.keep_showing())
+                try:
+                    report = await outgoing.run()
+                finally:
+                    showing.cancel()
+            await self._remember(outgoing, report, None)
+            return report
+        except MigratedError as error:
+            await self._remember(outgoing, None, error)
+            raise
+        finally:
+            await control.close()
+
+    async def _remember(self, outgoing: Outgoing, report: Report | None, error: MigratedError | None) -> None:
+        entry = entry_of(outgoing.progress(), report, error, ended=time.time())
+        entry["destination"] = str(self._address)
+        history = History(self._settings.host.state_path)
+        with contextlib.suppress(asyncio.CancelledError):
+            await in_thread(history.add, entry)
+
+
+def _word(words: type[_Word], flag: str, text: str) -> _Word:
+    try:
+        return words(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is not known", f"allowed: {', '.join(words)}") from None
+
+
+def _command(flag: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"{flag}: cannot read {text!r} as a command: {error}", "check its quotes") from None
