@@ -21,7 +21,7 @@ from migrated.memory.region import FileRegion, ProcessRegion
 from migrated.memory.trackers.base import TrackTarget
 from migrated.pages import PAGE_SIZE
 
-__all__ = ["ProcessSource", "ProcessTarget", "group_mappings", "select_mappings"]
+__all__ = ["MAX_FILES", "ProcessSource", "ProcessTarget", "group_mappings", "select_mappings"]
 
 MANIFEST = "manifest"
 MAX_FILES = 255

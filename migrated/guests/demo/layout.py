@@ -26,10 +26,14 @@ from migrated.guests.demo.content import GROUP_PAGES, Kind
 from migrated.pages import PAGE_SIZE
 
 __all__ = [
+    "FILLED",
+    "FILLED_AT",
     "HEADER_BYTES",
     "JOURNAL",
+    "JOURNAL_AT",
     "JOURNAL_PAGES",
     "JOURNAL_SLOTS",
+    "MAGIC",
     "MIN_SIZE",
     "RECORD_AT",
     "RUNNER",
@@ -37,6 +41,7 @@ __all__ = [
     "Counter",
     "Header",
     "Layout",
+    "parse_mix",
     "read_header",
     "read_runner",
 ]
@@ -51,6 +56,7 @@ MAX_SIZE = 1 << 44
 _HEADER = struct.Struct("<8sIIQQ4IdIIQ")
 HEADER_BYTES = _HEADER.size
 FILLED_AT = 256
+FILLED = b"FILLED\0\0"
 RUNNER_AT = 264
 RUNNER = struct.Struct("<QQ")
 RECORD_AT = PAGE_SIZE
@@ -204,9 +210,6 @@ def read_header(descriptor: int) -> Header:
     if actual != header.size:
         raise GuestError(f"the memory file has {actual} bytes instead of {header.size}")
     return header
-
-
-FILLED = b"FILLED\0\0"
 
 
 def read_runner(descriptor: int) -> tuple[int, int]:
