@@ -8,12 +8,10 @@ import contextlib
 import errno
 import mmap
 import os
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from multiprocessing import reduction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +23,7 @@ from migrated.errors import (
     MigratedError,
     ResourceError,
 )
+from migrated.memory.handover import FdTicket
 from migrated.memory.linux import files, pagemap, vm
 from migrated.memory.maps import read_maps
 from migrated.pages import PAGE_SIZE, PageSet, Runs
@@ -170,7 +169,7 @@ class FileRegion(Region):
 
     def spec(self) -> RegionSpec:
         """See :meth:`Region.spec`; the file stays open as long as the spec lives."""
-        return _FileRegionSpec(_FdTicket(os.dup(self._fd)), self.size, self.writable, self.name)
+        return _FileRegionSpec(FdTicket(os.dup(self._fd)), self.size, self.writable, self.name)
 
     def close(self) -> None:
         """See :meth:`Region.close`."""
@@ -282,7 +281,7 @@ class ProcessRegion(Region):
 
     def spec(self) -> RegionSpec:
         """See :meth:`Region.spec`."""
-        return _ProcessRegionSpec(_FdTicket(os.dup(self._pagemap)), self.pid, self.ranges, self.name)
+        return _ProcessRegionSpec(FdTicket(os.dup(self._pagemap)), self.pid, self.ranges, self.name)
 
     def close(self) -> None:
         """See :meth:`Region.close`."""
@@ -335,23 +334,8 @@ class ProcessRegion(Region):
             raise GuestDiedError(f"process {self.pid} ended or replaced its program (exec) meanwhile")
 
 
-class _FdTicket:
-    """A descriptor that can be pickled for a process which is being started; closed with its last owner."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        weakref.finalize(self, os.close, fd)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _adopt, (reduction.DupFd(self.fd),)
-
-
-def _adopt(handle: Any) -> _FdTicket:
-    return _FdTicket(handle.detach())
-
-
 class _FileRegionSpec:
-    def __init__(self, ticket: _FdTicket, size: int, writable: bool, name: str) -> None:
+    def __init__(self, ticket: FdTicket, size: int, writable: bool, name: str) -> None:
         self.ticket, self.size, self.writable, self.name = ticket, size, writable, name
 
     def open(self) -> FileRegion:
@@ -359,7 +343,7 @@ class _FileRegionSpec:
 
 
 class _ProcessRegionSpec:
-    def __init__(self, ticket: _FdTicket, pid: int, ranges: tuple[tuple[int, int], ...], name: str) -> None:
+    def __init__(self, ticket: FdTicket, pid: int, ranges: tuple[tuple[int, int], ...], name: str) -> None:
         self.ticket, self.pid, self.ranges, self.name = ticket, pid, ranges, name
 
     def open(self) -> ProcessRegion:
