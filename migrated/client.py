@@ -10,6 +10,7 @@ from typing import Any
 from migrated.compression import registry
 from migrated.compression.stage import default_workers
 from migrated.config import SendSettings, Settings
+from migrated.config.model import NO_CODEC
 from migrated.engine.events import Failed, Observer, Report, State, StateChanged, fan_out
 from migrated.engine.ports import in_thread
 from migrated.engine.progress import Progress, Tally
@@ -29,7 +30,8 @@ from migrated.net.address import Address, parse_address
 from migrated.net.channel import SocketChannel
 from migrated.net.endpoints import dial
 from migrated.pages import PAGE_SIZE
-from migrated.protocol import Aborted, Capabilities, Commit, Failed as PeerFailed, Message, Ping, Pong, Query, Running
+from migrated.protocol import Aborted, Capabilities, Commit, Message, Ping, Pong, Query, Running
+from migrated.protocol import Failed as PeerFailed
 from migrated.units import parse_duration, parse_rate
 
 __all__ = ["Outgoing", "ask_outcome", "capabilities", "outgoing_records", "resolve"]
@@ -57,7 +59,7 @@ class Outgoing:
         *,
         name: str,
         observer: Observer,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.migration_id = uuid.uuid4().hex
         self._guest = guest
@@ -71,7 +73,8 @@ class Outgoing:
         self._sender: Sender | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = ""
-        self.tuning = Tuning(self._send.codec, self._send.level, self._send.bandwidth, self._send.downtime)
+        level = 0 if self._send.codec == NO_CODEC else self._send.level
+        self.tuning = Tuning(self._send.codec, level, self._send.bandwidth, self._send.downtime)
         self._tally.progress.migration_id = self.migration_id
 
     # -- while it runs -----------------------------------------------------------------------------
@@ -99,7 +102,7 @@ class Outgoing:
             self._task.cancel()
 
     def change(self, key: str, value: str) -> None:
-        """Change ``bandwidth``, ``downtime``, ``level`` or ``codec`` from now on, as typed. UsageError if it can't be."""
+        """Change ``bandwidth``, ``downtime``, ``level`` or ``codec`` from now on, as typed. UsageError if not."""
         match key:
             case "bandwidth":
                 self.tuning.bandwidth = parse_rate(value)
@@ -107,19 +110,25 @@ class Outgoing:
                 self.tuning.downtime = parse_duration(value)
             case "level":
                 if value not in "0123456789" or len(value) != 1:
-                    raise UsageError(f"not a level: {value!r}", "levels go from 0 (no compression) to 9 (best ratio)")
+                    raise UsageError(
+                        f"not a level: {value!r}", "levels go from 0 (no compression) to 9 (best ratio)"
+                    )
                 self.tuning.level = int(value)
             case "codec":
                 self._change_codec(value)
             case _:
-                raise UsageError(f"{key!r} can't be changed while it runs", "bandwidth, downtime, level and codec can")
+                raise UsageError(
+                    f"{key!r} can't be changed while it runs", "bandwidth, downtime, level and codec can"
+                )
         if self._sender is not None:
             self._sender.retuned()
 
     def _change_codec(self, name: str) -> None:
         usable = self._sender.codecs if self._sender is not None else ()
         if name not in usable:
-            raise UsageError(f"the two sides do not share codec {name!r}", f"they share {', '.join(usable) or 'none yet'}")
+            raise UsageError(
+                f"the two sides do not share codec {name!r}", f"they share {', '.join(usable) or 'none yet'}"
+            )
         self.tuning.codec = name
 
     # -- the whole ---------------------------------------------------------------------------------
@@ -159,7 +168,9 @@ class Outgoing:
 
     async def _run(self) -> Report:
         send = self._send
-        channel = await dial(self._address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout)
+        channel = await dial(
+            self._address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout
+        )
         try:
             self._sender = Sender(
                 channel,
@@ -180,14 +191,14 @@ class Outgoing:
         workers = default_workers(send.compress_workers, os.cpu_count() or 1)
         return SendOptions(
             guest_name=self._name,
-            codecs=registry.offered((send.codec,) if send.level else ()),
+            codecs=registry.offered((send.codec,) if self.tuning.level else ()),
             compress_workers=workers,
             decompress_workers=send.decompress_workers or max(1, workers // 4),
             batch_pages=send.batch_size // PAGE_SIZE,
             max_rounds=send.max_rounds,
             on_stall=OnStall(send.on_stall),
             verify=Verify(send.verify),
-            commit_timeout=_COMMIT_SECONDS,
+            commit_seconds=_COMMIT_SECONDS,
             destination=str(self._address),
         )
 
@@ -196,7 +207,9 @@ class Outgoing:
         return await ask_outcome(self._address, migration_id, self._send)
 
 
-async def ask_outcome(address: Address, migration_id: str, send: SendSettings, *, tries: int | None = None) -> Message:
+async def ask_outcome(
+    address: Address, migration_id: str, send: SendSettings, *, tries: int | None = None
+) -> Message:
     """Repeat COMMIT on new connections until there is an answer: Running, Aborted, or Failed (it can't start it).
 
     ``tries`` bounds the questions; the last one's error is then raised.
@@ -205,27 +218,27 @@ async def ask_outcome(address: Address, migration_id: str, send: SendSettings, *
     while True:
         asked += 1
         try:
-            return await _exchange(address, Commit(migration_id), send, timeout=_COMMIT_SECONDS)
+            return await _exchange(address, Commit(migration_id), send, seconds=_COMMIT_SECONDS)
         except MigratedError:
             if tries is not None and asked >= tries:
                 raise
         await asyncio.sleep(_ASK_AGAIN_SECONDS[min(asked, len(_ASK_AGAIN_SECONDS)) - 1])
 
 
-async def _exchange(address: Address, message: Message, send: SendSettings, *, timeout: float) -> Message:
+async def _exchange(address: Address, message: Message, send: SendSettings, *, seconds: float) -> Message:
     """One message, one answer, on a connection of its own."""
     channel: SocketChannel = await dial(
         address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout
     )
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             await channel.send(message)
             while True:
                 answer = await channel.receive()
                 if not isinstance(answer, Ping | Pong):
                     break
     except TimeoutError as error:
-        raise ProtocolError(f"{address} took longer than {timeout:.0f} s to answer") from error
+        raise ProtocolError(f"{address} took longer than {seconds:.0f} s to answer") from error
     finally:
         await channel.close()
     if not isinstance(answer, Message):
@@ -235,7 +248,7 @@ async def _exchange(address: Address, message: Message, send: SendSettings, *, t
 
 async def capabilities(address: Address, send: SendSettings) -> Capabilities:
     """What a destination can do."""
-    answer = await _exchange(address, Query(), send, timeout=send.connect_timeout)
+    answer = await _exchange(address, Query(), send, seconds=send.connect_timeout)
     if isinstance(answer, Capabilities):
         return answer
     raise ProtocolError(f"{address} answered a query with {type(answer).__name__}")
@@ -260,8 +273,10 @@ async def resolve(
     if record.outcome is not Outcome.COMMITTING:
         return record
     address = parse_address(str(record.details["destination"]))
-    answer: Message = Aborted("a person said so") if resume_here else await ask_outcome(
-        address, migration_id, settings.send, tries=tries
+    answer: Message = (
+        Aborted("a person said so")
+        if resume_here
+        else await ask_outcome(address, migration_id, settings.send, tries=tries)
     )
     frozen = await in_thread(revive, record.details)
     try:

@@ -77,11 +77,11 @@ class Daemon:
         self._listener = Listener(serve.listen, self._handle, idle_timeout=serve.idle_timeout)
         self._listener.start()
 
-    async def drain(self, timeout: float) -> None:
-        """Refuse what is new, give running migrations ``timeout`` seconds to finish, abort the rest, stop."""
+    async def drain(self, seconds: float) -> None:
+        """Refuse what is new, give running migrations ``seconds`` to finish, abort the rest, stop."""
         self._draining = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._idle.wait()
         assert self._listener is not None
         await self._listener.close()
@@ -105,7 +105,9 @@ class Daemon:
             raise UsageError(f"no migration {migration_id} is under way here", "see `migrated status`")
         if receiver.decided.is_set():
             return False
-        receiver.cancel(CancelledByPersonError("it was cancelled at the destination", "the guest goes on at the source"))
+        receiver.cancel(
+            CancelledByPersonError("it was cancelled at the destination", "the guest goes on at the source")
+        )
         return True
 
     # -- one connection ----------------------------------------------------------------------------
@@ -122,7 +124,9 @@ class Daemon:
                 case Offer():
                     await self._take_in(channel, first)
                 case _:
-                    await channel.send(Refuse("protocol", f"a session does not begin with {type(first).__name__}"))
+                    await channel.send(
+                        Refuse("protocol", f"a session does not begin with {type(first).__name__}")
+                    )
         except TimeoutError:
             _log.info("%s said nothing; hung up", channel.peer)
         except MigratedError as error:
@@ -171,7 +175,9 @@ class Daemon:
         self._idle.clear()
         try:
             await in_thread(self._records.write, Record(offer.migration_id, Outcome.RECEIVING, offer.guest))
-            await in_thread(target.prepare, tuple((region.name, region.size_bytes) for region in offer.regions))
+            await in_thread(
+                target.prepare, tuple((region.name, region.size_bytes) for region in offer.regions)
+            )
         except BaseException as error:
             del self._taken[offer.guest]
             if not self._taken:
@@ -186,7 +192,9 @@ class Daemon:
     async def _why_not(self, offer: Offer, entry: GuestEntry | None) -> Refuse | None:
         serve = self._settings.serve
         if self._draining:
-            return Refuse("draining", "this destination is stopping", "use another one, or wait until it is back")
+            return Refuse(
+                "draining", "this destination is stopping", "use another one, or wait until it is back"
+            )
         if entry is None:
             return Refuse(
                 "guest-unknown",
@@ -207,7 +215,9 @@ class Daemon:
             )
         if len(self._taken) >= serve.max_migrations:
             return Refuse(
-                "busy", f"{len(self._taken)} migrations run here already", "try again later, or raise max_migrations"
+                "busy",
+                f"{len(self._taken)} migrations run here already",
+                "try again later, or raise max_migrations",
             )
         if await in_thread(self._records.read, offer.migration_id) is not None:
             return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
@@ -247,7 +257,11 @@ class Daemon:
             try:
                 await self._roll_forward(record)
             except MigratedError as error:
-                return Failed("start-failed", f"it decided to run the guest, but cannot start it: {error.what}", error.hint)
+                return Failed(
+                    "start-failed",
+                    f"it decided to run the guest, but cannot start it: {error.what}",
+                    error.hint,
+                )
             return Running()
         return Running() if record.outcome is Outcome.RUNNING else Aborted("the destination had aborted")
 
@@ -268,7 +282,8 @@ class Daemon:
         entry = self._settings.guests.get(record.guest)
         if entry is None:
             raise UsageError(
-                f"guest {record.guest!r} is no longer in the configuration", f"add [guests.{record.guest}] again"
+                f"guest {record.guest!r} is no longer in the configuration",
+                f"add [guests.{record.guest}] again",
             )
         return make_target(record.guest, entry)
 

@@ -28,6 +28,7 @@ FLOORS = {
     "migrated.client": 9,
     "migrated.control": 10,
     "migrated.cli": 11,
+    "migrated.__main__": 11,
 }
 
 CLOCKS_AND_IO = [
@@ -79,7 +80,7 @@ def within(name: str, package: str) -> bool:
 
 def floor_of(name: str) -> int | None:
     parts = name.split(".")
-    if len(parts) == 2 and parts[1].startswith("__"):
+    if len(parts) == 2 and parts[1].startswith("__") and name not in FLOORS:
         return FLOORS["migrated"]
     return FLOORS.get(".".join(parts[:2]))
 

@@ -46,7 +46,9 @@ def raw_lengths(size: int) -> list[int]:
 
 def write_tables(slot: memoryview, offset: int, data: Runs, zero: Runs, block_lengths: Sequence[int]) -> int:
     """Write the tables behind the ``offset`` bytes of blocks; return the payload's length."""
-    tail = data.astype("<u4").tobytes() + zero.astype("<u4").tobytes() + np.array(block_lengths, "<u4").tobytes()
+    tail = (
+        data.astype("<u4").tobytes() + zero.astype("<u4").tobytes() + np.array(block_lengths, "<u4").tobytes()
+    )
     slot[offset : offset + len(tail)] = tail
     return offset + len(tail)
 

@@ -56,7 +56,9 @@ def start_fork_server() -> None:
 class Stage:
     """Started with :meth:`start`, ended with :meth:`close`; both may be awaited once."""
 
-    def __init__(self, regions: Sequence[Region], *, workers: int, batch_pages: int, page_size: int, seed: int) -> None:
+    def __init__(
+        self, regions: Sequence[Region], *, workers: int, batch_pages: int, page_size: int, seed: int
+    ) -> None:
         self.workers = workers
         self.slots = 2 * workers + _SPARE_SLOTS
         self.slot_bytes = -(-max_payload(batch_pages, page_size) // page_size) * page_size
@@ -103,7 +105,9 @@ class Stage:
             tasks = [self._pool.submit(worker.ready, 0.01) for _ in range(self.workers)]
             return [task.result() for task in tasks]
         except BrokenProcessPool as error:
-            raise WorkerDiedError("a compression worker did not start", "see the lines above for its reason") from error
+            raise WorkerDiedError(
+                "a compression worker did not start", "see the lines above for its reason"
+            ) from error
 
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:
         """Run one of the worker's functions. A dead worker is a :class:`WorkerDiedError`."""
@@ -113,7 +117,8 @@ class Stage:
             return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
         except BrokenProcessPool as error:
             raise WorkerDiedError(
-                "a compression worker was killed", "look for the kernel's out-of-memory messages, then try again"
+                "a compression worker was killed",
+                "look for the kernel's out-of-memory messages, then try again",
             ) from error
         except (MigratedError, asyncio.CancelledError):
             raise
@@ -141,7 +146,9 @@ class Stage:
         """End the workers, whatever they do, and give the memory back."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            processes = dict(pool._processes or {})  # the only way to end one that hangs in the kernel or a hook
+            processes = dict(
+                pool._processes or {}
+            )  # the only way to end one that hangs in the kernel or a hook
             pool.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(_reap, processes)
         self.terms = ()

@@ -27,7 +27,17 @@ from migrated.memory.shared import SharedMemory
 from migrated.pages import Runs, pages_of_runs, runs_of_pages
 from migrated.protocol import BLOCK_BYTES
 
-__all__ = ["Packed", "ToPack", "ToUnpack", "Unpacked", "WorkerSetup", "pack", "rehash", "start_worker", "unpack"]
+__all__ = [
+    "Packed",
+    "ToPack",
+    "ToUnpack",
+    "Unpacked",
+    "WorkerSetup",
+    "pack",
+    "rehash",
+    "start_worker",
+    "unpack",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,9 @@ class Worker:
         self._regions: list[Region] = [spec.open() for spec in setup.regions]
         words = np.frombuffer(setup.terms.view, dtype=np.uint64)
         ends = np.cumsum([region.pages for region in self._regions])
-        self._terms: list[NDArray[np.uint64]] = np.split(words[: int(ends[-1])], [int(end) for end in ends[:-1]])
+        self._terms: list[NDArray[np.uint64]] = np.split(
+            words[: int(ends[-1])], [int(end) for end in ends[:-1]]
+        )
         # Two buffers that live as long as the worker: pages as read, and pages that remain of them.
         size = setup.batch_pages * setup.page_size
         self._read = memoryview(bytearray(size))
@@ -201,7 +213,8 @@ class Worker:
         payload = self._slot(job.slot)[: job.payload_bytes]
         if checksum(payload) != job.checksum:
             raise IntegrityError(
-                f"a batch of region {job.region} does not match its checksum", "the data was damaged on the way"
+                f"a batch of region {job.region} does not match its checksum",
+                "the data was damaged on the way",
             )
         region = self._regions[job.region]
         tables = read_tables(
@@ -225,7 +238,9 @@ class Worker:
         self._place(job.region, data, tables.data_runs, tables.zero_runs)
         return Unpacked(job.data_pages, job.zero_pages, time.thread_time() - began)
 
-    def _decompress(self, job: ToUnpack, payload: memoryview, lengths: Sequence[int], data: memoryview) -> None:
+    def _decompress(
+        self, job: ToUnpack, payload: memoryview, lengths: Sequence[int], data: memoryview
+    ) -> None:
         codec = self._codec(job.codec, job.level)
         offset = 0
         for index, length in enumerate(lengths):
@@ -267,7 +282,9 @@ _worker: Worker | None = None
 def start_worker(setup: WorkerSetup) -> None:
     """The pool's initializer."""
     global _worker  # noqa: PLW0603  a worker process has one migration, and functions of a pool have no self
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the client decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole terminal group; the client decides
     _end_with_parent()
     keep_large_blocks()
     _worker = Worker(setup)

@@ -59,7 +59,7 @@ async def see_through(work: Coroutine[object, object, _T]) -> _T:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             cancelled = True
-        except Exception:  # noqa: BLE001, S110  raised below, by the finished work itself
+        except Exception:
             break
     if cancelled:
         task.exception()

@@ -100,6 +100,8 @@ class Receiver:
         self._digest = 0
         self._rounds = 0
         self._round_began = 0.0
+        self._shown_round = 0
+        self._announced = sum(region.size_bytes for region in offer.regions) // offer.page_size
         self._round_pages = 0
         self._round_bytes = 0
         self._batches = 0
@@ -214,6 +216,7 @@ class Receiver:
 
     def _estimate(self, told: Estimate) -> None:
         pages = told.remaining_bytes // self._offer.page_size
+        self._announced = pages
         self._observe(
             Estimated(
                 pages,
@@ -231,6 +234,9 @@ class Receiver:
                 f"batch {header.sequence} of round {header.round} came "
                 f"where batch {self._sequence} of round {self._rounds + 1} was due"
             )
+        if self._shown_round != header.round:
+            self._shown_round = header.round
+            self._observe(RoundStarted(header.round, self._announced, last=False))
         slot = await self._stage.take_slot()
         try:
             await self._channel.receive_payload(self._stage.view(slot, header.payload_bytes))
@@ -269,7 +275,15 @@ class Receiver:
         self._round_pages += header.data_pages
         self._round_bytes += header.payload_bytes
         self._observe(
-            BatchMoved(codec, header.data_pages, header.zero_pages, 0, raw_bytes, header.payload_bytes, placed.cpu_seconds)
+            BatchMoved(
+                codec,
+                header.data_pages,
+                header.zero_pages,
+                0,
+                raw_bytes,
+                header.payload_bytes,
+                placed.cpu_seconds,
+            )
         )
         now = self._clock()
         if now - self._told >= _PROGRESS_SECONDS and not self._ready:
@@ -293,8 +307,9 @@ class Receiver:
             )
         self._rounds = message.round
         now = self._clock()
-        self._observe(RoundFinished(message.round, now - self._round_began, self._round_pages, self._round_bytes))
-        self._observe(RoundStarted(message.round + 1, 0, last=False))
+        self._observe(
+            RoundFinished(message.round, now - self._round_began, self._round_pages, self._round_bytes)
+        )
         self._round_began, self._round_pages, self._round_bytes = now, 0, 0
         await self._channel.send(RoundDone(message.round))
 
@@ -304,7 +319,11 @@ class Receiver:
         self._observe(StateChanged(State.STOP_AND_COPY))
         ours = await self._reread() if self._offer.verify_full else await in_thread(self._stage.digest)
         if ours != message.terms:
-            wrong = [region.name for region, a, b in zip(self._offer.regions, ours, message.terms, strict=False) if a != b]
+            wrong = [
+                region.name
+                for region, a, b in zip(self._offer.regions, ours, message.terms, strict=False)
+                if a != b
+            ]
             raise IntegrityError(
                 f"the memory that arrived differs from the source's in region {', '.join(wrong) or '?'}",
                 "the guest goes on at the source; report this with both logs, and try --tracker hash",
@@ -343,7 +362,11 @@ class Receiver:
                     await in_thread(self._target.start, self._was_running)
                 except MigratedError as error:
                     self._observe(FailedEvent(error.reason, error.what, error.hint))
-                    return Failed("start-failed", f"it decided to run the guest, but cannot start it: {error.what}", error.hint)
+                    return Failed(
+                        "start-failed",
+                        f"it decided to run the guest, but cannot start it: {error.what}",
+                        error.hint,
+                    )
                 await in_thread(self._records.write, self._record(Outcome.RUNNING))
                 self._observe(Finished(self._report()))
                 self._observe(StateChanged(State.COMPLETED))

@@ -100,13 +100,16 @@ class Records:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MigratedError(
-                f"the record {path} cannot be read: {error}", "it decides where a guest runs; look at it before you go on"
+                f"the record {path} cannot be read: {error}",
+                "it decides where a guest runs; look at it before you go on",
             ) from error
 
     def all(self) -> Iterator[Record]:
         """Every record here, oldest first."""
         if self.folder.is_dir():
-            yield from sorted((self._load(path) for path in self.folder.glob("*.json")), key=lambda each: each.written)
+            yield from sorted(
+                (self._load(path) for path in self.folder.glob("*.json")), key=lambda each: each.written
+            )
 
     def forget_old(self, now: float) -> None:
         """Remove decided records that nobody will ask for any more; ``now`` in seconds of the wall clock."""

@@ -63,7 +63,9 @@ class Pusher:
         self._channel = channel
         self._stage = stage
         self._tuning = tuning
-        self._codec_ids = {RAW: RAW_CODEC} | {name: RAW_CODEC + 1 + place for place, name in enumerate(codecs)}
+        self._codec_ids = {RAW: RAW_CODEC} | {
+            name: RAW_CODEC + 1 + place for place, name in enumerate(codecs)
+        }
         self._batch_pages = batch_pages
         self._page_size = page_size
         self._observer = observer

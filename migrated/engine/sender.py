@@ -39,7 +39,6 @@ from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
 from migrated.engine.rounds import Pusher, RoundResult, Tuning
 from migrated.errors import (
-    GuestError,
     MigratedError,
     OutcomeUnknownError,
     PeerFailedError,
@@ -241,7 +240,9 @@ class Sender:
             await in_thread(self._guest.resume)
         with contextlib.suppress(MigratedError, TimeoutError):
             async with asyncio.timeout(1.0):
-                await self._channel.send(Cancel(str(error) if isinstance(error, MigratedError) else "cancelled"))
+                await self._channel.send(
+                    Cancel(str(error) if isinstance(error, MigratedError) else "cancelled")
+                )
 
     # -- negotiation and messages ------------------------------------------------------------------
 
@@ -429,7 +430,7 @@ class Sender:
         """The pages that must travel again: those written since, and those that became holes."""
         return await in_thread(self._collect_blocking, last)
 
-    def _collect_blocking(self, last: bool) -> list[PageSet]:  # noqa: FBT001
+    def _collect_blocking(self, last: bool) -> list[PageSet]:
         assert self._stage is not None
         tracker = self._guest.tracker
         dirty = tracker.last() if last else tracker.collect()
@@ -450,7 +451,9 @@ class Sender:
 
     def _last_scan_seconds(self, pending: list[PageSet]) -> float:
         """Reading and hashing every candidate once, by all workers."""
-        return sum(map(len, pending)) * PAGE_SIZE / (_HASHED_BYTES_PER_SECOND * self._options.compress_workers)
+        return (
+            sum(map(len, pending)) * PAGE_SIZE / (_HASHED_BYTES_PER_SECOND * self._options.compress_workers)
+        )
 
     async def _stalled(self, trend: Trend, expected: float) -> bool:
         """True to switch over now; False to go on with rounds, the guest slowed down."""
@@ -492,7 +495,11 @@ class Sender:
         await self._push_round(pusher, pending, last=True)
         # The digest follows at once; the destination works on both in their order.
         assert self._stage is not None
-        terms = await self._reread() if self._options.verify is Verify.FULL else await in_thread(self._stage.digest)
+        terms = (
+            await self._reread()
+            if self._options.verify is Verify.FULL
+            else await in_thread(self._stage.digest)
+        )
         await self._channel.send(Digest(terms, guest.was_running))
         await self._barrier()
         stopwatch.lap("last round")
@@ -509,7 +516,9 @@ class Sender:
 
         async def region(index: int) -> int:
             populated = await in_thread(self._guest.regions[index].populated)
-            pieces = [stage.run(worker.rehash, index, runs.tobytes()) for runs in cut_runs(populated.runs(), limit)]
+            pieces = [
+                stage.run(worker.rehash, index, runs.tobytes()) for runs in cut_runs(populated.runs(), limit)
+            ]
             return sum(await asyncio.gather(*pieces)) & (1 << 64) - 1
 
         return tuple([await region(index) for index in range(len(self._guest.regions))])

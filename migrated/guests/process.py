@@ -2,7 +2,7 @@
 
 The copy is a folder: ``manifest.json`` says which address of the process lies where in which of the files
 ``region-001.mem`` and so on. The manifest travels as the first region, padded with line ends. Mappings that
-touch share a file; a process with more than 255 stretches of memory has several of them to a file.
+touch share a file; a process with more than 200 stretches of memory has several of them to a file.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from migrated.pages import PAGE_SIZE
 __all__ = ["MAX_FILES", "ProcessSource", "ProcessTarget", "group_mappings", "select_mappings"]
 
 MANIFEST = "manifest"
-MAX_FILES = 255
-"""The protocol has 256 regions, and the manifest is one."""
+MAX_FILES = 200
+"""Each is a region with a descriptor that a worker is handed when it starts, and 254 can be handed on."""
 MAX_MANIFEST = 16 << 20
 """Linux allows a process 65530 mappings; some 200 bytes each."""
 

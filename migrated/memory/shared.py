@@ -3,6 +3,7 @@
 Named shared memory stays in /dev/shm after a SIGKILL; a memfd goes with its last user, whatever dies.
 """
 
+import contextlib
 import mmap
 import os
 from multiprocessing import reduction
@@ -57,8 +58,5 @@ class SharedMemory:
         os.close(self.fd)
         self.fd = -1
         self.view.release()
-        try:
+        with contextlib.suppress(BufferError):  # a numpy array over it is still alive; it goes when that does
             self.map.close()
-        except BufferError:
-            # A numpy array over it is still alive; the mapping goes when that does.
-            pass

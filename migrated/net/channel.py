@@ -11,7 +11,7 @@ from typing import Self
 
 from migrated.errors import ConnectionLostError, MigratedError
 from migrated.net.pace import Pacer
-from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Pong, Role
+from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Role
 
 __all__ = ["SocketChannel"]
 
@@ -48,7 +48,7 @@ class SocketChannel:
         self._lost: ConnectionLostError | None = None
         self._mute: ConnectionLostError | None = None
         self._keeper: asyncio.Task[None] | None = None
-        sock.setblocking(False)  # noqa: FBT003
+        sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
@@ -159,11 +159,16 @@ class SocketChannel:
             if self._waiting_since is not None and now - self._waiting_since > self._idle_timeout:
                 self._tear(
                     ConnectionLostError(
-                        f"{self.peer} said nothing for {self._idle_timeout:.0f} s", "check the link and the other host"
+                        f"{self.peer} said nothing for {self._idle_timeout:.0f} s",
+                        "check the link and the other host",
                     )
                 )
                 return
-            if not self._turn.locked() and not self._connection.finished and now - self._last_sent >= self._idle_timeout / 4:
+            if (
+                not self._turn.locked()
+                and not self._connection.finished
+                and now - self._last_sent >= self._idle_timeout / 4
+            ):
                 with contextlib.suppress(MigratedError):
                     await self.send(Ping())
 
@@ -198,5 +203,6 @@ class SocketChannel:
 
 def _lost(peer: str, error: OSError) -> ConnectionLostError:
     return ConnectionLostError(
-        f"the connection to {peer} was lost: {error.strerror or error}", "check the link and the other host's log"
+        f"the connection to {peer} was lost: {error.strerror or error}",
+        "check the link and the other host's log",
     )

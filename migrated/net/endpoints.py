@@ -27,7 +27,7 @@ async def dial(address: Address, *, connect_timeout: float, idle_timeout: float)
             if address.path:
                 hint = "is `migrated serve` listening on this socket?"
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.setblocking(False)  # noqa: FBT003
+                sock.setblocking(False)
                 await loop.sock_connect(sock, address.path)
             else:
                 sock = await _connect_tcp(loop, address)
@@ -46,7 +46,7 @@ async def _connect_tcp(loop: asyncio.AbstractEventLoop, address: Address) -> soc
     failed: OSError | None = None
     for family, kind, proto, _, target in found:
         sock = socket.socket(family, kind, proto)
-        sock.setblocking(False)  # noqa: FBT003
+        sock.setblocking(False)
         try:
             await loop.sock_connect(sock, target)
         except BaseException as error:
@@ -105,7 +105,7 @@ class Listener:
             await asyncio.gather(self._accepting, return_exceptions=True)
         self._socket.close()
         if self.address.path:
-            Path(self.address.path).unlink(missing_ok=True)
+            _remove_stale(self.address.path)
 
     async def end_all(self) -> None:
         """Cancel every connection's task, and wait until each has tidied up."""
@@ -131,7 +131,7 @@ def _bind(address: Address) -> tuple[socket.socket, Address]:
             sock.bind(target)
             bound = Address(address.host, sock.getsockname()[1])
         sock.listen(_BACKLOG)
-        sock.setblocking(False)  # noqa: FBT003
+        sock.setblocking(False)
     except OSError as error:
         if sock is not None:
             sock.close()

@@ -7,13 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from migrated.engine.events import Event, Finished, RoundFinished, RoundStarted, Stalled, State, StateChanged
+from migrated.engine.events import Event, Finished, RoundFinished, Stalled, State, StateChanged
 from migrated.engine.records import Outcome, Records
 from migrated.engine.sender import OnStall, Verify
 from migrated.errors import (
@@ -61,7 +60,9 @@ def writer(guest: Any) -> Iterator[None]:
         thread.join()
 
 
-def when(events: list[Event], wanted: Callable[[Event], bool], then: Callable[[], None]) -> Callable[[Event], None]:
+def when(
+    events: list[Event], wanted: Callable[[Event], bool], then: Callable[[], None]
+) -> Callable[[Event], None]:
     """An observer that keeps the events, and does ``then`` once at the first that is ``wanted``."""
     done = []
 
@@ -96,7 +97,9 @@ async def test_an_idle_guest_arrives_whole(sides: Any) -> None:
     assert [type(event) for event in sides.events].count(Finished) == 1
 
 
-@pytest.mark.parametrize("changes", [{"level": 0}, {"verify": Verify.FULL}, {"batch_pages": 7, "downtime": 10.0}, {"level": 9}])
+@pytest.mark.parametrize(
+    "changes", [{"level": 0}, {"verify": Verify.FULL}, {"batch_pages": 7, "downtime": 10.0}, {"level": 9}]
+)
 async def test_a_guest_that_writes_arrives_as_it_was_when_paused(sides: Any, changes: dict[str, Any]) -> None:
     with writer(sides.source):
         await sides.move(sides.sender(**changes))
@@ -232,7 +235,8 @@ async def test_the_far_side_answers_a_commit_on_another_connection(sides: Any) -
 
     def mute() -> None:
         sender._options = sender._options.__class__(
-            **{name: getattr(sender._options, name) for name in sender._options.__slots__} | {"commit_timeout": 0.0}
+            **{name: getattr(sender._options, name) for name in sender._options.__slots__}
+            | {"commit_timeout": 0.0}
         )
 
     sides.observe = when(sides.events, lambda event: event == StateChanged(State.STOP_AND_COPY), mute)
@@ -273,7 +277,9 @@ async def test_cancelling_gives_the_guest_back_and_says_so(sides: Any) -> None:
     sender = sides.sender()
     moving = asyncio.ensure_future(sides.move(sender))
     sides.observe = when(
-        sides.events, lambda event: event == StateChanged(State.STOP_AND_COPY), lambda: moving.cancel() and None
+        sides.events,
+        lambda event: event == StateChanged(State.STOP_AND_COPY),
+        lambda: moving.cancel() and None,
     )
     with pytest.raises(asyncio.CancelledError):
         await moving
