@@ -83,6 +83,14 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
+        for receiver in self._receivers.values():
+            receiver.cancel(
+                CancelledByPersonError("the destination was stopped", "the guest goes on at the source")
+            )
+        # What is undone tells its source why; a second cancellation in the middle of that would cut it short.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_UNDO_SECONDS):
+                await self._idle.wait()
         assert self._listener is not None
         await self._listener.close()
         await self._listener.end_all()
@@ -303,6 +311,9 @@ class Daemon:
             await in_thread(target.close)
         await in_thread(self._records.write, replace(record, outcome=Outcome.ABORTED))
 
+
+_UNDO_SECONDS = 10.0
+"""How long it may take to discard what had arrived and to say so: punching a large file is the most of it."""
 
 _REMEMBERED = 50
 """Ended migrations that `migrated status` still shows; the history has them all."""
