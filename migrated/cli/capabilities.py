@@ -25,7 +25,7 @@ def capabilities(
     """Ask a destination what it can do: versions, codecs, guests, limits."""
     from dataclasses import asdict
 
-    from migrated.cli.run import console, loop, print_json, read_settings
+    from migrated.cli.run import loop, print_json, read_settings, show
     from migrated.client import capabilities as ask
     from migrated.net.address import parse_address
     from migrated.units import format_size
@@ -48,7 +48,7 @@ def capabilities(
     shown.add_row("pages per batch", f"up to {found.batch_pages_max}")
     shown.add_row("decompress workers", str(found.decompress_workers))
     shown.add_row("features", ", ".join(found.features) or "none")
-    console().print(shown)
+    show(shown)
 
 
 def _levels(levels: tuple[int, ...]) -> str:

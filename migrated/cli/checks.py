@@ -196,8 +196,10 @@ def _folders(settings: Settings) -> Iterator[Check]:
         )
     else:
         yield Check("state folder", Level.OK, f"{state} ({kind or 'unknown file system'})")
+    folder = sockets.runtime_path()
     try:
-        folder = sockets.runtime_dir()
+        if folder.exists():
+            sockets.runtime_dir()
     except MigratedError as error:
         yield Check("control sockets", Level.WARN, error.what, error.hint)
     else:

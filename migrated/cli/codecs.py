@@ -24,7 +24,7 @@ def codecs(
     """List the installed codecs. Level 0 means no compression with every one of them."""
     from dataclasses import asdict
 
-    from migrated.cli.run import console, print_json
+    from migrated.cli.run import print_json, show
     from migrated.compression import registry
     from migrated.errors import ResourceError
 
@@ -48,7 +48,7 @@ def codecs(
             shown.add_row(each.name, each.distribution, each.levels[1], each.levels[9], offered)
         for name, error in broken.items():
             shown.add_row(name, f"broken: {error.what}; {error.hint}")
-        console().print(shown)
+        show(shown)
         if levels:
             for each in infos:
                 print(f"\n{each.name}")

@@ -15,12 +15,12 @@ EPILOG = example(
 def doctor(*, config: ConfigFile = None, as_json: Json = False) -> None:
     """Look at what this host can do, and say what to do about the rest.
 
-    Trackers, permissions, memory, codecs, limits, folders. Everything is tried out, not guessed from versions.
+    Trackers, permissions, memory, codecs, limits, folders. All is tried out, not guessed from versions.
     """
     from dataclasses import asdict
 
     from migrated.cli.checks import Level, run_checks
-    from migrated.cli.run import console, print_json, read_settings
+    from migrated.cli.run import print_json, read_settings, show
     from migrated.errors import ResourceError
 
     checks = list(run_checks(read_settings(config)))
@@ -37,6 +37,6 @@ def doctor(*, config: ConfigFile = None, as_json: Json = False) -> None:
             if each.hint:
                 text.append(f"\n→ {each.hint}", style="bold")
             shown.add_row(Text(each.level, style=styles[each.level]), Text(each.subject), text)
-        console().print(shown)
+        show(shown)
     if any(each.vital for each in checks):
         raise ResourceError("nothing can be moved on this host", "see the lines above that say fail")

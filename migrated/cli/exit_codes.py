@@ -26,7 +26,7 @@ _INTERNAL = "Something that should not happen: please report it"
 
 def exit_codes(*, as_json: Json = False) -> None:
     """List the exit codes, with the reason words of JSON output and metrics."""
-    from migrated.cli.run import console, print_json
+    from migrated.cli.run import print_json, show
 
     if as_json:
         print_json([{"exit_code": code, "reason": reason, "meaning": text} for code, reason, text in table()])
@@ -36,4 +36,4 @@ def exit_codes(*, as_json: Json = False) -> None:
     shown = Table("code", "reason", "meaning", box=None, pad_edge=False)
     for code, reason, text in table():
         shown.add_row(str(code), reason, text)
-    console().print(shown)
+    show(shown)

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from migrated.cli.run import console, print_json
+from migrated.cli.run import print_json, show
 from migrated.client import outgoing_records
 from migrated.config import Settings
 from migrated.control.client import everything
@@ -53,7 +53,7 @@ class Overview:
         if self._as_json:
             print_json(rows[0] if self._migration_id and len(rows) == 1 else {"migrations": rows})
         else:
-            console().print(self._picture(rows))
+            show(self._picture(rows))
         return rows
 
     async def watch(self) -> None:
@@ -64,9 +64,10 @@ class Overview:
                 await asyncio.sleep(_SECONDS)
                 rows = await self.show()
             return
+        from rich.console import Console
         from rich.live import Live
 
-        with Live(console=console(), auto_refresh=False) as live:
+        with Live(console=Console(highlight=False), auto_refresh=False) as live:
             while True:
                 rows = await self._rows()
                 live.update(self._picture(rows), refresh=True)
@@ -85,8 +86,8 @@ class Overview:
         ended = await in_thread(self._ended, 0 if self._migration_id is None else 1000)
         # A daemon still tells of what ended in its time, with more detail than the history; and a source that
         # went on asking is live although its record says "committing".
-        known = {(row["migration_id"], row.get("role")) for row in live}
-        rows = live + [row for row in ended if (row["migration_id"], row.get("role")) not in known]
+        noted = {_key(row): row for row in ended}
+        rows = [{**noted.pop(_key(row), {}), **row} for row in live] + list(noted.values())
         if self._migration_id is None:
             return rows
         found = matching(rows, self._migration_id)
@@ -133,6 +134,10 @@ class Overview:
     def _settled(self, migration_id: str) -> State:
         record = outgoing_records(self._settings).read(migration_id)
         return State.COMPLETED if record and record.outcome is Outcome.COMPLETED else State.FAILED
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["migration_id"], row.get("role") or "source"
 
 
 def _final(row: Row) -> bool:

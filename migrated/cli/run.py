@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from migrated.config import Settings
 
-__all__ = ["ConfigFile", "Json", "console", "loop", "print_json", "read_settings", "say"]
+__all__ = ["ConfigFile", "Json", "loop", "print_json", "read_settings", "say", "show"]
 
 _T = TypeVar("_T")
+
+_PIPE_WIDTH = 200
 
 ConfigFile = Annotated[
     Path | None,
@@ -46,12 +48,18 @@ def print_json(value: object) -> None:
     print(as_json(value), flush=True)
 
 
-def console(*, stderr: bool = False) -> "Console":
-    """Where tables go. In a pipe they are wide, so that `grep` and `awk` see whole lines."""
+def show(renderable: "RenderableType") -> None:
+    """Print a table. In a pipe it is as wide as need be, and plain: `grep` and `awk` see whole lines."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+    terminal = Console(highlight=False)
+    if terminal.is_terminal:
+        terminal.print(renderable)
+        return
+    wide = Console(highlight=False, width=_PIPE_WIDTH)
+    with wide.capture() as captured:
+        wide.print(renderable)
+    print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", flush=True)
 
 
 def say(text: str) -> None:

@@ -115,7 +115,7 @@ class LineView(View):
                 self._line(_round(event, self._sent, last=self._last))
             case Estimated():
                 self._line(
-                    f"  remaining {format_size(self.tally.progress.remaining_bytes)} "
+                    f"estimate: remaining {format_size(self.tally.progress.remaining_bytes)} "
                     f"({format_size(event.remaining_wire_bytes)} on the wire), "
                     f"dirty rate {format_size(event.dirty_bytes_per_second)}/s, "
                     f"expected downtime {format_duration(event.expected_downtime)}"

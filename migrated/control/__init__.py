@@ -11,12 +11,12 @@
 An error is ``{"reason", "what", "hint", "exit_code"}`` with the words of :mod:`migrated.errors`.
 
 **Who may.** Every process serves this on a Unix socket that only its own user (and root) can reach
-(:mod:`migrated.control.sockets`); `migrated status`, `cancel` and `set` use these. The daemon also serves it
-on TCP (``serve.control``, by default loopback), where DELETE and PATCH are taken from loopback peers only:
-who opens the address to a network opens it for reading. On TCP the Host header must be an IP address,
-localhost, this host's name or the configured one, so that no web page can reach it by a name of its own that it
-re-points here (DNS rebinding); and there are no CORS headers, so a browser lets no other page change or read
-anything.
+(:mod:`migrated.control.sockets`); `migrated status`, `cancel` and `set` use these. The daemon also serves
+it on TCP (``serve.control``, by default loopback), where DELETE and PATCH are taken from loopback peers
+only: who opens the address to a network opens it for reading. On TCP the Host header must be an IP address,
+localhost, this host's name or the configured one, so that no web page can reach it by a name of its own
+that it re-points here (DNS rebinding); and there are no CORS headers, so a browser lets no other page
+change or read anything.
 
 The modules: ``directory`` (what is shown and changed), ``app`` (HTTP), ``server`` (sockets and life cycle),
 ``sockets`` (where the Unix sockets are), ``client`` (the other end).

@@ -87,7 +87,7 @@ class OutgoingDirectory:
 
     def cancel(self, migration_id: str) -> bool:
         """See :class:`Directory`."""
-        return self._outgoing.cancel(f"`migrated cancel {migration_id[:8]}`")
+        return self._outgoing.cancel(f"cancelled by `migrated cancel {migration_id[:8]}`")
 
     def change(self, migration_id: str, key: str, value: str) -> None:  # noqa: ARG002
         """See :class:`Directory`."""

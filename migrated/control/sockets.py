@@ -13,7 +13,7 @@ from pathlib import Path
 
 from migrated.errors import AccessError, ResourceError
 
-__all__ = ["SUFFIX", "listen", "live_sockets", "runtime_dir"]
+__all__ = ["SUFFIX", "listen", "live_sockets", "runtime_dir", "runtime_path"]
 
 SUFFIX = ".sock"
 
@@ -26,13 +26,16 @@ _PROBE_SECONDS = 0.5
 def runtime_dir() -> Path:
     """The folder for sockets of this process; made if it is missing, reachable for its owner only.
 
-    $RUNTIME_DIRECTORY if systemd set it, else /run/migrated for root, $XDG_RUNTIME_DIR/migrated, or
-    /tmp/migrated-UID. AccessError if it belongs to somebody else or others may write to it.
+    AccessError if it belongs to somebody else, or others may write to it.
     """
+    return _ours(runtime_path(), mode=0o750 if os.environ.get("RUNTIME_DIRECTORY") else 0o700)
+
+
+def runtime_path() -> Path:
+    """Where :func:`runtime_dir` is or would be: $RUNTIME_DIRECTORY if systemd set it, else /run/migrated for
+    root, $XDG_RUNTIME_DIR/migrated, or /tmp/migrated-UID."""
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    if given:
-        return _ours(Path(given), mode=0o750)
-    return _ours(_usual(), mode=0o700)
+    return Path(given) if given else _usual()
 
 
 def _usual() -> Path:
