@@ -198,7 +198,7 @@ class Outgoing:
             max_rounds=send.max_rounds,
             on_stall=OnStall(send.on_stall),
             verify=Verify(send.verify),
-            commit_seconds=_COMMIT_SECONDS,
+            commit_timeout=_COMMIT_SECONDS,
             destination=str(self._address),
         )
 
