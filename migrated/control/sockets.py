@@ -19,6 +19,8 @@ SUFFIX = ".sock"
 
 _SYSTEM = Path("/run/migrated")
 _BACKLOG = 16
+_MAX_PATH = 107
+"""Bytes of sockaddr_un's path, without its end."""
 _PROBE_SECONDS = 0.5
 """A process whose backlog is full for this long lives, but is of no use to who lists."""
 
@@ -79,7 +81,9 @@ def listen(path: Path) -> socket.socket:
     partial = path.with_name(f".{os.getpid()}.new")
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.is_socket() and _alive(path):
+        if len(os.fsencode(path)) > _MAX_PATH:
+            raise OSError(errno.ENAMETOOLONG, "its path is too long")
+        if _alive(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         partial.unlink(missing_ok=True)
         made.bind(str(partial))
@@ -109,6 +113,8 @@ def live_sockets() -> list[Path]:
 
 
 def _alive(path: Path) -> bool:
+    if not path.is_socket():  # connecting to a plain file is refused too, and it is not ours to remove
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_SECONDS)
         try:
