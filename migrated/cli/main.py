@@ -134,6 +134,8 @@ def _wrong_command_line(error: typer.TyperException) -> int:
 
 def run() -> None:
     """The entry point: ends the process."""
+    # Before numpy is loaded: its BLAS starts a thread a core, and nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = main()
     with contextlib.suppress(OSError):
         sys.stdout.flush()

@@ -8,6 +8,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
@@ -49,6 +50,8 @@ def _context() -> ForkServerContext:
 
 def start_fork_server() -> None:
     """Start it now, so that the first migration need not wait for it. Blocks for some ms; may be called twice."""
+    # numpy's BLAS starts a thread a core in every process, and nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _context()
     forkserver.ensure_running()
 
