@@ -1,0 +1,200 @@
+"""The command as a whole: help, errors, exit codes, and what it costs to start."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from migrated import __version__
+from migrated.cli import main as cli
+from migrated.cli.exit_codes import table
+from migrated.errors import EXIT_CODES, CancelledByPersonError, GuestDiedError, OutcomeUnknownError
+from tests.cli.conftest import Migrated
+
+COMMANDS = sorted(each.name for each in cli.app.registered_commands if each.name)
+
+HEAVY = ("numpy", "rich", "aiohttp", "pydantic", "uvloop", "msgpack", "prometheus_client", "migrated.engine")
+
+
+def test_the_commands_are_those_that_the_documents_name() -> None:
+    named = "cancel capabilities codecs config demo doctor exit-codes resolve send serve set status"
+    assert named.split() == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: migrated {command}" in shown
+    example = shown.partition("\nExample:\n")[2]
+    assert re.search(rf"^  (\w+=\S+ )?migrated {command}", example, re.MULTILINE)
+    assert "Exit codes: 0 " in example
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_are_command_lines_that_there_are(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every flag of an example is one of the command that it is given to."""
+    cli.main([command, "--help"])
+    example = capsys.readouterr().out.partition("\nExample:\n")[2]
+    for line in re.findall(r"^  .*migrated (.*)$", example, re.MULTILINE):
+        line = line.partition("  ")[0].partition("|")[0]
+        words = line.split()
+        cli.main([words[0], "--help"])
+        known = capsys.readouterr().out.partition("\nExample:\n")[0]
+        for flag in re.findall(r"--[\w-]+", line):
+            assert flag in known, line
+
+
+def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +[A-Z].*", shown, re.MULTILINE)
+    assert "Example:" in shown
+    assert "migrated exit-codes" in shown
+
+
+def test_version(migrated: Migrated) -> None:
+    assert migrated("--version").stdout == f"migrated {__version__}\n"
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "Usage: migrated" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from migrated.cli.main import main; main(['--help'])\n"
+    code += f"print([each for each in {HEAVY!r} if each in sys.modules], file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["frobnicate"], 2, "frobnicate"),
+        (["--frobnicate"], 2, "--frobnicate"),
+        (["send"], 2, "GUEST"),
+        (["send", "demo:/nowhere"], 2, "DEST"),
+        (["send", "--levl", "3", "demo:/x", "y"], 2, "--level"),
+        (["send", "tank:/x", "127.0.0.1"], 2, "'tank:/x' is no guest"),
+        (["send", "pid:0", "127.0.0.1"], 2, "'0' is no process id"),
+        (["send", "demo:/x", "host:99999"], 2, "99999"),
+        (["send", "demo:/x", "127.0.0.1", "--level", "10"], 2, "--level: send.level = '10'"),
+        (["send", "demo:/x", "127.0.0.1", "--codec", "rar"], 2, "rar"),
+        (["send", "demo:/x", "127.0.0.1", "--downtime", "soon"], 2, "soon"),
+        (["send", "demo:/x", "127.0.0.1", "--after", "party"], 2, "--after 'party'"),
+        (["send", "shm:/x", "127.0.0.1", "--pause", "a 'b"], 2, "--pause"),
+        (["send", "demo:/x", "127.0.0.1", "--pid", "zwölf"], 2, "--pid"),
+        (["send", "demo:/x", "127.0.0.1", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
+        (["send", "demo:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
+        (["send", "shm:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
+        (["capabilities", "127.0.0.1:1"], 7, "127.0.0.1:1"),
+        (["capabilities", "unix:/nowhere"], 7, "/nowhere"),
+        (["serve", "--guest", "nonsense"], 2, "nonsense"),
+        (["serve", "--guest", "a=tank:/x"], 2, "guests.a.kind"),
+        (["serve", "--listen", "a:b"], 2, "--listen"),
+        (["serve", "--listen", "192.0.2.1:1"], 6, "192.0.2.1:1"),
+        (["serve", "--listen", "127.0.0.1:0", "--control", "192.0.2.1:1"], 6, "192.0.2.1:1"),
+        (["status", "zz"], 2, "zz"),
+        (["cancel", "zz"], 2, "zz"),
+        (["set", "zz", "level", "3"], 2, "zz"),
+        (["resolve", "zz"], 2, "zz"),
+        (["resolve", "zz", "--tries", "0"], 2, "--tries"),
+        (["config", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
+        (["demo"], 2, "--file"),
+        (["demo", "--check", "/nowhere"], 3, "/nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_gets_one_clear_line_and_its_code(
+    migrated: Migrated, arguments: list[str], code: int, what: str
+) -> None:
+    done = migrated(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    if arguments[0] != "demo":  # a program of its own, that answers for itself
+        assert done.stdout == ""
+        assert lines[0].startswith("migrated: error: ")
+        assert len(lines) <= 2
+        assert all(line.startswith("  → ") for line in lines[1:])
+    assert what in done.stderr
+
+
+def test_a_traceback_only_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["send", "tank:/x", "y"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("MIGRATED_DEBUG", "1")
+    assert cli.main(["send", "tank:/x", "y"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.splitlines()[-2] == "migrated: error: 'tank:/x' is no guest"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (GuestDiedError("it ended", "start it"), 4, "migrated: error: it ended\n  → start it\n"),
+        (OutcomeUnknownError("no\nword\x1b[2J"), 20, "migrated: error: no word\\x1b[2J\n"),
+        (CancelledByPersonError("cancelled"), 130, "migrated: error: cancelled\n"),
+        (KeyboardInterrupt(), 130, "\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_end(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    shown: str,
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.main([]) == code
+    assert capsys.readouterr().err == shown
+
+
+def test_what_should_not_happen_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.main([]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "ZeroDivisionError: division by zero" in lines[0]
+    assert "MIGRATED_DEBUG=1" in lines[1]
+    assert len(lines) == 2
+
+
+def test_a_reader_that_has_enough(surroundings: object) -> None:
+    command = f"{sys.executable} -m migrated exit-codes | head -c 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "c"
+    assert done.stderr == ""
+
+
+def test_every_reason_has_its_row() -> None:
+    rows = {reason: code for code, reason, _ in table()}
+    assert rows == EXIT_CODES | {"done": 0}
+    assert all(text for _, _, text in table())
+
+
+@pytest.mark.parametrize("command", ["exit-codes", "codecs", "config", "doctor", "status"])
+def test_json_is_json(migrated: Migrated, command: str) -> None:
+    done = migrated(command, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert done.stderr == ""
