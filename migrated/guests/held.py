@@ -61,6 +61,12 @@ class HeldProcesses:
         for holder in self.holders:
             holder.to_sigstop(self._patience)
 
+    def stay(self) -> None:
+        """As :meth:`freeze`, whatever is frozen already; who was let go meanwhile is not stopped again."""
+        for holder in self.holders:
+            if holder.held:
+                holder.to_sigstop(self._patience)
+
     def throttle(self, fraction: float) -> None:
         """Slow all of them down."""
         for holder in self.holders:

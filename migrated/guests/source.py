@@ -84,10 +84,12 @@ class HeldGuest(SourceGuest):
         self.tracker.close()
         frozen = FrozenGuest(self.describe())
         try:
-            if not moved:
+            if not moved and self._options.after is not After.STOP:
                 self.resume()
                 if self._options.after is After.RESUME:
                     return
+            elif not moved and self._held is not None:
+                self._held.stay()
             frozen.release(moved)
         finally:
             frozen.close()
