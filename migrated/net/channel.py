@@ -82,6 +82,7 @@ class SocketChannel:
 
     async def _write(self, *parts: bytes | memoryview) -> None:
         writing = self._loop.create_task(self._send_all(parts))
+        writing.add_done_callback(_heed)
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -199,6 +200,12 @@ class SocketChannel:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
         self._sock.close()
+
+
+def _heed(writing: "asyncio.Task[None]") -> None:
+    """Look at how it ended: after a cancellation nobody else does, and the loop would complain."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 def _lost(peer: str, error: OSError) -> ConnectionLostError:
