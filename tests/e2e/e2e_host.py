@@ -132,7 +132,8 @@ class Host:
     def demo(self, name: str = "a", size: str = "16MiB", *more: str) -> Guest:
         """A demo guest that runs here."""
         path = self.here / f"{name}.mem"
-        command = [sys.executable, "-m", _DEMO, "--file", path, "--size", size, "--json", *more]
+        command = [sys.executable, "-m", _DEMO, "--file", path, "--size", size, "--json"]
+        command += ["--dirty-rate", "4MB/s", *more]
         guest = Guest(name, path, Running(command, self.environment()))
         self.guests[name] = guest
         self.kept.add(path)

@@ -120,7 +120,8 @@ class Running:
         return code if code >= 0 else 128 - code
 
     def shown(self) -> str:
-        return f"{' '.join(self.command)}\n--- out:\n{self.out.text}\n--- err:\n{self.err.text}"
+        out = "\n".join(line[:300] for line in self.out.text.splitlines() if '"progress"' not in line)
+        return f"{' '.join(self.command)}\n--- out:\n{out}\n--- err:\n{self.err.text}"
 
 
 class Send(Running):
