@@ -15,7 +15,7 @@ from migrated.client import outgoing_records
 from migrated.config import Settings
 from migrated.control.client import everything
 from migrated.control.directory import Row, matching
-from migrated.engine.events import State
+from migrated.engine.events import Role, State
 from migrated.engine.ports import in_thread
 from migrated.engine.records import Outcome
 from migrated.errors import UsageError
@@ -171,14 +171,14 @@ def _cells(row: Row) -> list[RenderableType]:
     value = row.get
     return [
         Text(str(row["migration_id"])[:_SHORT_ID]),
-        Text("out" if value("role") != "destination" else "in"),
+        Text("out" if value("role") != Role.DESTINATION else "in"),
         Text(str(value("guest") or "?")),
         Text(state, style=_STYLES.get(state, "cyan")),
         Text(str(value("round") or "")),
         Text(_known(value("wire_bytes"), format_size)),
         Text(_known(value("wire_bytes_per_second"), format_rate) if running else ""),
         Text(_known(value("dirty_bytes_per_second"), _per_second) if running else ""),
-        Text(_known(value("remaining_bytes"), format_size) if running else ""),
+        Text(_remaining(row) if running else ""),
         Text(_downtime(row)),
         Text(_known(value("elapsed_seconds"), format_duration)),
         Text(_when(value("ended")) if not running else "now"),
@@ -187,6 +187,12 @@ def _cells(row: Row) -> list[RenderableType]:
 
 def _known(value: Any, show: Any) -> str:
     return show(value) if isinstance(value, int | float) and value else ""
+
+
+def _remaining(row: Row) -> str:
+    """A destination knows it only once the source has told its estimates."""
+    told = row.get("role") != Role.DESTINATION or row.get("expected_downtime") is not None
+    return _known(row.get("remaining_bytes"), format_size) if told else ""
 
 
 def _per_second(rate: float) -> str:
@@ -219,7 +225,8 @@ def details(row: Row) -> RenderableType:
 
 def _facts(row: Row) -> list[tuple[str, str]]:
     value = row.get
-    size = int(value("page_size") or 4096)
+    size = int(value("page_size") or 0)
+    sends = value("role") != Role.DESTINATION
     codecs = value("wire_bytes_by_codec") or {}
     raw = value("raw_bytes_by_codec") or {}
     per_codec = ", ".join(
@@ -241,15 +248,15 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         ("downtime", _downtime(row)),
         ("round", progress if value("round") else ""),
         ("total ram", _known(value("total_bytes"), format_size)),
-        ("remaining ram", _known(value("remaining_bytes"), format_size)),
+        ("remaining ram", _remaining(row)),
         ("transferred ram", _known(value("wire_bytes"), format_size)),
         ("throughput", _known(value("wire_bytes_per_second"), format_rate)),
         ("dirty rate", _known(value("dirty_bytes_per_second"), _per_second)),
         ("normal", f"{value('sent_pages')} pages" if value("sent_pages") is not None else ""),
         ("duplicate", f"{value('zero_pages')} pages (all zero)" if value("zero_pages") is not None else ""),
         ("unchanged", f"{value('unchanged_pages')} pages" if value("unchanged_pages") is not None else ""),
-        ("page size", format_size(size) if value("page_size") else ""),
-        ("codec", f"{value('codec')} level {value('level')}" if value("codec") else ""),
+        ("page size", format_size(size) if size else ""),
+        ("codec", f"{value('codec')} level {value('level')}" if value("codec") and sends else ""),
         ("by codec", per_codec),
         ("workers", str(value("workers") or "")),
         ("dirty tracking", str(value("tracker") or "")),

@@ -102,9 +102,12 @@ def listen(path: Path) -> socket.socket:
 
 
 def live_sockets() -> list[Path]:
-    """The sockets of all processes that this user can reach; those left over by dead ones are removed."""
+    """The sockets of all processes that this user can reach; those left over by dead ones are removed.
+
+    With $RUNTIME_DIRECTORY only those there; else this user's and the system daemon's.
+    """
     folders = [Path(given) for given in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if given]
-    folders += [_usual(), _SYSTEM]
+    folders = folders or [_usual(), _SYSTEM]
     found: dict[Path, None] = {}
     for folder in folders:
         with contextlib.suppress(OSError):

@@ -24,7 +24,6 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     monkeypatch.setenv("COLUMNS", "100")
     with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as made:
         monkeypatch.setenv("RUNTIME_DIRECTORY", made)
-        monkeypatch.setattr("migrated.control.sockets._SYSTEM", Path(made) / "system")
         yield Path(made)
 
 

@@ -61,5 +61,5 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The runtime folder of this test. A socket's path has at most 107 characters, so it is not below tmp_path."""
     with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as made:
         monkeypatch.setenv("RUNTIME_DIRECTORY", made)
-        monkeypatch.setattr("migrated.control.sockets._SYSTEM", Path(made) / "system")
+        monkeypatch.setattr("migrated.control.sockets._SYSTEM", Path(made) / "system")  # without the variable
         yield Path(made)

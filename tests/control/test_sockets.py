@@ -64,7 +64,6 @@ def test_no_folder_to_list(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Non
 
 def test_the_folder_is_made_and_closed_to_others(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.delenv("RUNTIME_DIRECTORY")
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() or 0)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     made = sockets.runtime_dir()
     assert made == (folder / "system" if os.getuid() == 0 else folder / "migrated")
@@ -96,6 +95,19 @@ def test_root_keeps_away_from_a_daemons_folder(monkeypatch: pytest.MonkeyPatch, 
     system.mkdir()
     monkeypatch.setattr(Path, "stat", lambda self: os.stat_result((0o40700, 0, 0, 1, 4321, 0, 0, 0, 0, 0)))
     assert sockets.runtime_path() == folder / "migrated-root"
+
+
+def test_the_users_own_and_the_systems(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.delenv("RUNTIME_DIRECTORY")
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    paths = [folder / "migrated/send-1.sock", folder / "system/serve-1.sock"]
+    for path in paths:
+        path.parent.mkdir()
+    with sockets.listen(paths[0]), sockets.listen(paths[1]):
+        assert sockets.live_sockets() == paths
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(paths[0].parent))
+        assert sockets.live_sockets() == paths[:1]
 
 
 def test_a_full_backlog_does_not_hang_who_lists(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
