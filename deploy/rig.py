@@ -18,7 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Guest", "Host", "Link", "PssWatch", "Service", "end_arrived", "link", "loopback", "send", "wait_for_guest"]
+__all__ = [
+    "Guest",
+    "Host",
+    "Link",
+    "PssWatch",
+    "Service",
+    "end_arrived",
+    "link",
+    "loopback",
+    "send",
+    "wait_for_guest",
+]
 
 MIGRATED = (sys.executable, "-m", "migrated")
 _RUNNING = re.compile(r"running as process (\d+), start \d+, (\d+) operations done")
@@ -62,7 +73,20 @@ def link(rate: str) -> Iterator[Link]:
     try:
         for space in spaces:
             _run("ip", "netns", "add", space)
-        ends = ["link", "add", "vs", "netns", spaces[0], "type", "veth", "peer", "name", "vd", "netns", spaces[1]]
+        ends = [
+            "link",
+            "add",
+            "vs",
+            "netns",
+            spaces[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "vd",
+            "netns",
+            spaces[1],
+        ]
         _run("ip", *ends)
         for space, end, address in zip(spaces, ("vs", "vd"), ("192.0.2.1", "192.0.2.2"), strict=True):
             _run("ip", "-n", space, "addr", "add", f"{address}/30", "dev", end)
@@ -103,6 +127,7 @@ class Service:
     folder: Path
     host: Host
     guests: dict[str, str]
+    program: tuple[str, ...] = MIGRATED
     address: str = ""
     process: "subprocess.Popen[str]" = field(init=False)
 
@@ -111,7 +136,7 @@ class Service:
         guests = [f"--guest={name}={uri}" for name, uri in self.guests.items()]
         with (self.folder / "serve.log").open("w") as log:
             self.process = subprocess.Popen(
-                [*self.host.prefix, *MIGRATED, "serve", *listen, *guests],
+                [*self.host.prefix, *self.program, "serve", *listen, *guests],
                 env=environment(self.folder),
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -150,7 +175,13 @@ class Guest:
         return self.memory.with_name(self.memory.name + ".log")
 
     def __enter__(self) -> "Guest":
-        command = [*MIGRATED, "demo", f"--file={self.memory}", f"--size={self.size}", f"--dirty-rate={self.dirty_rate}"]
+        command = [
+            *MIGRATED,
+            "demo",
+            f"--file={self.memory}",
+            f"--size={self.size}",
+            f"--dirty-rate={self.dirty_rate}",
+        ]
         with self.log.open("w") as output:
             self.process = subprocess.Popen([*command, *self.more], stdout=output, stderr=output)
         self.pid = wait_for_guest(self.log, self.process)
@@ -181,19 +212,23 @@ def end_arrived(log: Path) -> None:
             os.kill(int(match[1]), signal.SIGTERM)
 
 
-def send(folder: Path, host: Host, *words: str) -> dict[str, Any]:
-    """`migrated send` with ``words``; the report of the migration. SystemExit with what it said if it failed."""
+def send(
+    folder: Path, host: Host, *words: str, program: tuple[str, ...] = MIGRATED
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`migrated send` with ``words``: the report, and all events. SystemExit with what it said if it failed."""
     done = subprocess.run(
-        [*host.prefix, *MIGRATED, "send", "--json", *words],
+        [*host.prefix, *program, "send", "--json", *words],
         env=environment(folder),
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"migrated send {' '.join(words)} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr}")
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return report
+        raise SystemExit(
+            f"migrated send {' '.join(words)} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr}"
+        )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return events[-1], events
 
 
 class PssWatch(threading.Thread):
