@@ -7,14 +7,15 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from migrated.errors import AccessError, ResourceError, UnreachableError
+from migrated.errors import AccessError, ConnectionLostError, ResourceError, UnreachableError
 from migrated.net.address import Address
 from migrated.net.channel import SocketChannel
 from migrated.protocol import Role
 
 __all__ = ["Listener", "dial"]
 
-_BACKLOG = 16
+_BACKLOG = 128
+"""Whoever comes while it is full waits a second for the kernel's next try, as if this host were slow."""
 
 
 async def dial(address: Address, *, connect_timeout: float, idle_timeout: float) -> SocketChannel:
@@ -31,13 +32,20 @@ async def dial(address: Address, *, connect_timeout: float, idle_timeout: float)
                 await loop.sock_connect(sock, address.path)
             else:
                 sock = await _connect_tcp(loop, address)
-    except TimeoutError as error:
-        raise UnreachableError(f"no answer from {address} within {connect_timeout:.0f} s", hint) from error
     except OSError as error:
         if sock is not None:
             sock.close()
+        if isinstance(error, TimeoutError):
+            raise UnreachableError(
+                f"no answer from {address} within {connect_timeout:.0f} s", hint
+            ) from error
         raise UnreachableError(f"cannot connect to {address}: {error.strerror or error}", hint) from error
-    return await SocketChannel(sock, Role.SOURCE, idle_timeout=idle_timeout, peer=str(address)).start()
+    channel = SocketChannel(sock, Role.SOURCE, idle_timeout=idle_timeout, peer=str(address))
+    try:
+        return await channel.start()
+    except BaseException:
+        await channel.close()
+        raise
 
 
 async def _connect_tcp(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
@@ -81,8 +89,8 @@ class Listener:
             try:
                 sock, peer = await loop.sock_accept(self._socket)
             except OSError as error:
-                # Out of descriptors, or a connection that was gone again: neither may end the service.
-                await asyncio.sleep(0.1 if error.errno in (errno.EMFILE, errno.ENFILE) else 0)
+                # Out of descriptors or memory, or a connection that was gone again: none may end the service.
+                await asyncio.sleep(0 if error.errno == errno.ECONNABORTED else 0.1)
                 continue
             name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
             task = loop.create_task(self._serve(sock, name))
@@ -92,7 +100,7 @@ class Listener:
     async def _serve(self, sock: socket.socket, name: str) -> None:
         channel = SocketChannel(sock, Role.DESTINATION, idle_timeout=self._idle_timeout, peer=name)
         try:
-            with contextlib.suppress(UnreachableError):
+            with contextlib.suppress(ConnectionLostError):  # gone again: a port scan, a health check
                 await channel.start()
                 await self._handle(channel)
         finally:
