@@ -105,8 +105,11 @@ class Stage:
         )
         try:
             # Pools start workers lazily, one for each task that finds none idle.
-            tasks = [self._pool.submit(worker.ready, 0.01) for _ in range(self.workers)]
-            return [task.result() for task in tasks]
+            pids: set[int] = set()
+            while len(pids) < self.workers:  # a worker that is there early may answer for a later one
+                tasks = [self._pool.submit(worker.ready, 0.01) for _ in range(self.workers)]
+                pids.update(task.result() for task in tasks)
+            return list(pids)
         except BrokenProcessPool as error:
             raise WorkerDiedError(
                 "a compression worker did not start", "see the lines above for its reason"

@@ -95,6 +95,7 @@ class Receiver:
         self._began = clock()
         self._ready_at = 0.0
         self._ready = False
+        self._aborted = False
         self._was_running = True
         self._commit_answered = False
         self._digest = 0
@@ -154,8 +155,7 @@ class Receiver:
             await see_through(self._abort(error))
             raise
         finally:
-            await self._drain()
-            await self._stage.close()
+            await see_through(self._put_away())
 
     async def _take(self) -> None:
         self._observe(StateChanged(State.SETUP))
@@ -295,6 +295,10 @@ class Receiver:
         while self._pending:
             await asyncio.wait(set(self._pending))
 
+    async def _put_away(self) -> None:
+        await self._drain()
+        await self._stage.close()
+
     async def _end_round(self, message: RoundEnd) -> None:
         """The barrier: every page of the round is in place before one of the next is touched."""
         await self._drain()
@@ -316,6 +320,8 @@ class Receiver:
     # -- switchover --------------------------------------------------------------------------------
 
     async def _compare(self, message: Digest) -> None:
+        if self._shown_round > self._rounds:
+            raise ProtocolError("the source sent its digest in the middle of a round")
         self._observe(StateChanged(State.STOP_AND_COPY))
         ours = await self._reread() if self._offer.verify_full else await in_thread(self._stage.digest)
         if ours != message.terms:
@@ -349,15 +355,13 @@ class Receiver:
         """Decide, durably, and start the guest. Idempotent; also called for a COMMIT on a new connection."""
         async with self._commit_turn:
             record = await in_thread(self._records.read, self.migration_id)
-            if record is not None and record.outcome is Outcome.ABORTED:
+            if self._aborted or (record is not None and record.outcome is Outcome.ABORTED):
                 return Aborted("the destination had aborted")
             if not self._ready:
                 raise ProtocolError("the source commits before the destination is ready")
             if record is None or record.outcome is not Outcome.RUNNING:
                 self._observe(StateChanged(State.COMMIT))
-                await in_thread(self._records.write, self._record(Outcome.RUN))
-                # From here on there is no way back: the guest runs here, or nowhere until a person decides.
-                self.decided.set()
+                await see_through(self._decide())
                 try:
                     await in_thread(self._target.start, self._was_running)
                 except MigratedError as error:
@@ -367,13 +371,19 @@ class Receiver:
                         f"it decided to run the guest, but cannot start it: {error.what}",
                         error.hint,
                     )
-                await in_thread(self._records.write, self._record(Outcome.RUNNING))
+                with contextlib.suppress(MigratedError):  # RUN says enough, and the guest does run
+                    await in_thread(self._records.write, self._record(Outcome.RUNNING))
                 self._observe(Finished(self._report()))
                 self._observe(StateChanged(State.COMPLETED))
             if self._reader is not None and asyncio.current_task() is not self._reader:
                 self._commit_answered = True
                 self._reader.cancel()
             return Running()
+
+    async def _decide(self) -> None:
+        await in_thread(self._records.write, self._record(Outcome.RUN))
+        # From here on there is no way back: the guest runs here, or nowhere until a person decides.
+        self.decided.set()
 
     def _record(self, outcome: Outcome) -> Record:
         return Record(self.migration_id, outcome, self._offer.guest, {"was_running": self._was_running})
@@ -383,6 +393,7 @@ class Receiver:
         async with self._commit_turn:
             if self.decided.is_set():
                 return
+            self._aborted = True  # also if the record can't be written: what is discarded now never runs
             known = error if isinstance(error, MigratedError) else MigratedError(f"it stopped: {error!r}")
             await self._drain()
             with contextlib.suppress(MigratedError):

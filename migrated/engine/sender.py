@@ -47,7 +47,6 @@ from migrated.errors import (
     StalledError,
 )
 from migrated.guests.base import SourceGuest
-from migrated.memory.region import FileRegion
 from migrated.pages import PAGE_SIZE, PageSet, cut_runs
 from migrated.protocol import (
     MIN_VERSION,
@@ -120,7 +119,8 @@ _GUESSED_FIXED_SECONDS = 0.03
 """Pause, digest, fsyncs and start before they have been measured: what the demo guest takes."""
 
 _RATE_BYTES = 1 << 20
-"""A round with fewer bytes than this says more of the barrier's latency than of the link's rate."""
+"""A round with fewer bytes than this says more of the barrier's latency than of the link's rate: it counts only
+until another has sent more."""
 
 
 class _Stopwatch:
@@ -177,6 +177,7 @@ class Sender:
         self._answers: asyncio.Queue[Message | MigratedError] = asyncio.Queue()
         self._round = 0
         self._wire_rate = 0.0
+        self._rate_bytes = 0
         self._bytes_per_page = float(PAGE_SIZE)
         self._throttle = 0.0
         self._moved = True
@@ -203,7 +204,7 @@ class Sender:
             return await self._move()
         finally:
             if self._stage is not None:
-                await self._stage.close()
+                await see_through(self._stage.close())
 
     async def _move(self) -> Report:
         accept = await self._negotiate()
@@ -227,16 +228,20 @@ class Sender:
             error = _first_of(listener, work)
         except asyncio.CancelledError as cancelled:
             error = cancelled
+        await see_through(self._give_up(work, error))
+        raise error
+
+    async def _give_up(self, work: "asyncio.Future[_Stopwatch]", error: BaseException) -> None:
         work.cancel()
         await asyncio.wait({work})
-        await see_through(self._undo(error))
-        raise error
+        await self._undo(error)
 
     async def _undo(self, error: BaseException | None) -> None:
         """Give the guest back before COMMIT, and tell the other side if it listens."""
-        with contextlib.suppress(MigratedError):
-            if self._throttle:
+        if self._throttle:
+            with contextlib.suppress(MigratedError):
                 await in_thread(self._guest.throttle, 0.0)
+        with contextlib.suppress(MigratedError):
             await in_thread(self._guest.resume)
         with contextlib.suppress(MigratedError, TimeoutError):
             async with asyncio.timeout(1.0):
@@ -369,7 +374,7 @@ class Sender:
         guest = self._guest
         self._observe(StateChanged(State.PRE_COPY))
         await in_thread(guest.tracker.arm)
-        pending = [region.populated() for region in guest.regions]
+        pending = [await in_thread(region.populated) for region in guest.regions]
         scanned_at = self._clock()
         trend = Trend()
         while True:
@@ -414,10 +419,12 @@ class Sender:
         if not last:
             await self._barrier()
         seconds = self._clock() - began
-        if result.wire_bytes >= _RATE_BYTES or self._wire_rate == 0.0:
-            self._wire_rate = result.wire_bytes / max(seconds, 1e-6)
-        if result.pages:
-            self._bytes_per_page = result.wire_bytes / result.pages
+        if result.wire_bytes >= min(_RATE_BYTES, self._rate_bytes):
+            self._wire_rate, self._rate_bytes = result.wire_bytes / max(seconds, 1e-6), result.wire_bytes
+        # Memory that was never used says nothing of the pages that are being written.
+        counted = result.data_pages if self._round == 1 else result.pages
+        if counted:
+            self._bytes_per_page = result.wire_bytes / counted
         self._observe(RoundFinished(self._round, seconds, result.data_pages, result.wire_bytes))
         return result
 
@@ -435,9 +442,8 @@ class Sender:
         tracker = self._guest.tracker
         dirty = tracker.last() if last else tracker.collect()
         for region, pages, terms in zip(self._guest.regions, dirty, self._stage.terms, strict=True):
-            if isinstance(region, FileRegion):
-                # A punched hole or a truncation is no write for any tracker.
-                pages.mask |= (terms != 0) & ~region.populated().mask
+            # A punched hole, a truncation, private memory given back (MADV_DONTNEED): no write for any tracker.
+            pages.mask |= (terms != 0) & ~region.populated().mask
         return dirty
 
     def _measure(self, pending: list[PageSet], result: RoundResult, *, scan_seconds: float) -> Measured:

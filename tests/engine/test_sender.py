@@ -1,0 +1,164 @@
+"""What the source does that a whole migration does not show by its result."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from migrated.engine.events import RoundFinished, State, StateChanged
+from migrated.errors import GuestError
+from migrated.memory.region import ProcessRegion
+from migrated.memory.trackers.base import Tracker
+from migrated.memory.trackers.hashes import HashTracker
+from migrated.pages import PAGE_SIZE, PageSet
+
+_PAGES = 64
+_FORGETFUL = f"""
+import ctypes, mmap, sys
+memory = mmap.mmap(-1, {_PAGES * PAGE_SIZE}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory[:] = b"x" * len(memory)
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+sys.stdin.readline()
+memory.madvise(mmap.MADV_DONTNEED, {8 * PAGE_SIZE}, {8 * PAGE_SIZE})
+print("forgotten", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def forgetful() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that gives eight of its pages back when told, and the address of its memory."""
+    command = [sys.executable, "-c", _FORGETFUL]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+async def test_private_memory_that_was_given_back_arrives_as_zeros(sides: Any) -> None:
+    """The hash tracker leaves out what is not in memory, and so must not leave what was sent from there."""
+    with forgetful() as (process, address):
+        region = ProcessRegion(process.pid, [(address, address + _PAGES * PAGE_SIZE)])
+        sides.source.regions[0].close()
+        sides.source.regions = (region,)
+        sides.source.tracker = HashTracker((region,))
+
+        def observe(event: Any) -> None:
+            if isinstance(event, RoundFinished) and event.round == 1:
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "forgotten\n"
+
+        sides.observe = observe
+        await sides.move(sides.sender())
+        expected = bytearray(b"x" * _PAGES * PAGE_SIZE)
+        expected[8 * PAGE_SIZE : 16 * PAGE_SIZE] = bytes(8 * PAGE_SIZE)
+        assert sides.target.path.read_bytes() == expected
+
+
+async def test_looking_for_the_first_pages_does_not_block_the_loop(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 GiB of a process take seconds to look through."""
+    region = sides.source.regions[0]
+    populated = region.populated
+    threads = []
+
+    def spy() -> PageSet:
+        threads.append(threading.current_thread())
+        return populated()
+
+    monkeypatch.setattr(region, "populated", spy)
+    await sides.move(sides.sender())
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+async def test_cancelling_twice_gives_the_guest_back_before_anything_else(sides: Any) -> None:
+    """The second cancellation comes while the pause is seen through."""
+    entered, leave = threading.Event(), threading.Event()
+    pause = sides.source.pause
+
+    def slow() -> None:
+        entered.set()
+        leave.wait()
+        pause()
+
+    sides.source.pause = slow
+    moving = asyncio.ensure_future(sides.sender().run())
+    far = asyncio.ensure_future(sides.receive())
+    await asyncio.to_thread(entered.wait)
+    for _ in range(2):
+        moving.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert not moving.done()
+    leave.set()
+    with pytest.raises(asyncio.CancelledError):
+        await moving
+    assert sides.source.calls[-2:] == ["pause", "resume"]
+    assert not sides.source.paused
+    await asyncio.gather(far, return_exceptions=True)
+
+
+async def test_a_guest_that_cannot_be_sped_up_again_is_resumed_all_the_same(sides: Any) -> None:
+    sender = sides.sender()
+    sender._throttle = 0.2
+
+    def throttle(share: float) -> None:
+        raise GuestError("its helper is gone")
+
+    sides.source.throttle = throttle
+    await sender._undo(None)
+    assert sides.source.calls == ["resume"]
+
+
+class Burst(Tracker):
+    """An exact tracker; the guest writes ``count`` pages of noise during the first round, then none."""
+
+    name = "burst"
+    exact = True
+
+    def __init__(self, path: Path, pages: int, count: int) -> None:
+        self._path, self._pages, self._count = path, pages, count
+
+    def arm(self) -> None:
+        pass
+
+    def collect(self) -> list[PageSet]:
+        found = PageSet(self._pages)
+        if self._count:
+            noise = np.random.default_rng(1).bytes(self._count * PAGE_SIZE)
+            with self._path.open("r+b") as file:
+                file.write(noise)
+            found.add(0, self._count)
+            self._count = 0
+        return [found]
+
+    def close(self) -> None:
+        pass
+
+
+async def test_zeros_that_were_fast_to_send_do_not_make_noise_look_fast(sides: Any) -> None:
+    """4 MiB of noise at 10 MB/s take longer than the limit, however fast 8 MiB of zeros went."""
+    size = sides.source.path.stat().st_size
+    with sides.source.path.open("r+b") as file:
+        file.write(bytes(size))
+    sides.source.tracker = Burst(sides.source.path, size // PAGE_SIZE, 1000)
+    sender = sides.sender()
+    sender.tuning.bandwidth = 10e6
+    report = await sides.move(sender)
+    assert report.rounds == 3
+    paused = sides.events.index(StateChanged(State.STOP_AND_COPY))
+    rounds = [event for event in sides.events[:paused] if isinstance(event, RoundFinished)]
+    assert [event.sent_pages for event in rounds] == [0, 1000]
+    assert sides.target.path.stat().st_size == size
