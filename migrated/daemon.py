@@ -17,7 +17,7 @@ from migrated.compression import registry
 from migrated.compression.stage import default_workers, start_fork_server
 from migrated.config import GuestEntry, Settings
 from migrated.engine.events import Observer
-from migrated.engine.ports import in_thread
+from migrated.engine.ports import in_thread, see_through
 from migrated.engine.progress import Progress
 from migrated.engine.receiver import Receiver
 from migrated.engine.records import Outcome, Record, Records
@@ -58,6 +58,7 @@ class Daemon:
         self._receivers: dict[str, Receiver] = {}
         self._taken: dict[str, str] = {}
         self._finished: dict[str, Progress] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -161,10 +162,10 @@ class Daemon:
                 del self._receivers[offer.migration_id]
                 self._remember(receiver.progress())
         finally:
-            del self._taken[offer.guest]
-            if not self._taken:
-                self._idle.set()
-            await in_thread(target.close)
+            try:
+                await in_thread(target.close)
+            finally:
+                self._free(offer.guest)
 
     async def _consider(self, offer: Offer) -> Refuse | tuple[TargetGuest, Accept]:
         """Refuse, with a reason to act on; or take the guest's name and prepare its memory."""
@@ -178,7 +179,7 @@ class Daemon:
         accept = negotiate(offer, support)
         if isinstance(accept, Refuse):
             return accept
-        # Taken before the first await below: two offers of one guest can't both get through.
+        # Taken before the next await: two offers of one guest can't both get through.
         self._taken[offer.guest] = offer.migration_id
         self._idle.clear()
         try:
@@ -187,18 +188,33 @@ class Daemon:
                 target.prepare, tuple((region.name, region.size_bytes) for region in offer.regions)
             )
         except BaseException as error:
-            del self._taken[offer.guest]
-            if not self._taken:
-                self._idle.set()
-            with contextlib.suppress(MigratedError):
-                await in_thread(self._records.write, Record(offer.migration_id, Outcome.ABORTED, offer.guest))
+            await see_through(self._take_back(target, offer))
             if isinstance(error, MigratedError):
                 return Refuse(error.reason, error.what, error.hint)
             raise
         return target, accept
 
+    async def _take_back(self, target: TargetGuest, offer: Offer) -> None:
+        try:
+            if target.regions:  # it was prepared, and cancelled just then
+                await in_thread(target.discard)
+            await in_thread(target.close)
+            with contextlib.suppress(MigratedError):
+                await in_thread(self._records.write, Record(offer.migration_id, Outcome.ABORTED, offer.guest))
+        finally:
+            self._free(offer.guest)
+
+    def _free(self, guest: str) -> None:
+        del self._taken[guest]
+        if not self._taken:
+            self._idle.set()
+
     async def _why_not(self, offer: Offer, entry: GuestEntry | None) -> Refuse | None:
         serve = self._settings.serve
+        # All that awaits comes first: what is found below still holds when the guest's name is taken.
+        if await in_thread(self._records.read, offer.migration_id) is not None:
+            return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
+        undecided = await in_thread(self._undecided, offer.guest)
         if self._draining:
             return Refuse(
                 "draining", "this destination is stopping", "use another one, or wait until it is back"
@@ -221,14 +237,26 @@ class Daemon:
                 f"guest {offer.guest!r} is being received already",
                 f"wait for migration {self._taken[offer.guest]}, or cancel it",
             )
+        if undecided is not None:
+            return Refuse(
+                "guest-undecided",
+                f"guest {offer.guest!r} is to run here by migration {undecided}, and could not be started yet",
+                f"`migrated resolve {undecided}` at its source tries again; if it was resumed there instead, "
+                f"remove {self._records.folder / undecided}.json here",
+            )
         if len(self._taken) >= serve.max_migrations:
             return Refuse(
                 "busy",
                 f"{len(self._taken)} migrations run here already",
                 "try again later, or raise max_migrations",
             )
-        if await in_thread(self._records.read, offer.migration_id) is not None:
-            return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
+        return None
+
+    def _undecided(self, guest: str) -> str | None:
+        """The migration by which this guest is to run here and does not yet: its memory must stay as it is."""
+        for record in self._records.all():
+            if record.guest == guest and record.outcome is Outcome.RUN:
+                return record.migration_id
         return None
 
     def _support(self, features: tuple[str, ...]) -> Support:
@@ -262,24 +290,36 @@ class Daemon:
             await in_thread(self._records.write, Record(migration_id, Outcome.ABORTED, "?"))
             return Aborted("this destination does not know the migration, and will never run it")
         if record.outcome is Outcome.RUN:
-            try:
-                await self._roll_forward(record)
-            except MigratedError as error:
-                return Failed(
-                    "start-failed",
-                    f"it decided to run the guest, but cannot start it: {error.what}",
-                    error.hint,
-                )
-            return Running()
+            return await self._start_late(migration_id)
         return Running() if record.outcome is Outcome.RUNNING else Aborted("the destination had aborted")
 
+    async def _start_late(self, migration_id: str) -> Running | Failed:
+        """Start what was decided and is not known to run. Whoever asks meanwhile waits: a start is not for two."""
+        async with self._starting.setdefault(migration_id, asyncio.Lock()):
+            record = await in_thread(self._records.read, migration_id)
+            if record is not None and record.outcome is Outcome.RUN:
+                try:
+                    await self._roll_forward(record)
+                except MigratedError as error:
+                    return Failed(
+                        "start-failed",
+                        f"it decided to run the guest, but cannot start it: {error.what}",
+                        error.hint,
+                    )
+            return Running()
+
     async def _recover(self) -> None:
-        for record in await in_thread(lambda: list(self._records.all())):
+        records = await in_thread(lambda: list(self._records.all()))
+        # What is decided comes first; then what an earlier migration left of the same guest is no more.
+        for record in sorted(records, key=lambda each: each.outcome is not Outcome.RUN):
             try:
                 if record.outcome is Outcome.RUN:
                     await self._roll_forward(record)
                     _log.info("guest %s runs here: finished migration %s", record.guest, record.migration_id)
-                elif record.outcome is Outcome.RECEIVING:
+                elif (
+                    record.outcome is Outcome.RECEIVING
+                    and await in_thread(self._undecided, record.guest) is None
+                ):
                     await self._roll_back(record)
                     _log.info("guest %s: discarded what migration %s left", record.guest, record.migration_id)
             except MigratedError as error:
