@@ -155,6 +155,11 @@ class Daemon:
         target, accept = answer
         try:
             receiver = Receiver(channel, target, offer, accept, self._records, self._observe(offer))
+        except BaseException:
+            # No memory for its buffers, for example; what was prepared for the guest is of no use now.
+            await see_through(self._take_back(target, offer))
+            raise
+        try:
             self._receivers[offer.migration_id] = receiver
             try:
                 await receiver.run()
@@ -262,9 +267,10 @@ class Daemon:
     def _support(self, features: tuple[str, ...]) -> Support:
         serve = self._settings.serve
         cores = os.cpu_count() or 1
+        codecs = registry.offered(serve.codecs)
         return Support(
             software=f"migrated {__version__}",
-            codecs=registry.offered(serve.codecs),
+            codecs={name: codecs[name] for name in serve.codecs or codecs},
             max_region_bytes=serve.max_region,
             batch_pages_max=serve.max_batch // PAGE_SIZE,
             decompress_workers=default_workers(serve.decompress_workers or 1, cores),
