@@ -35,6 +35,9 @@ THROTTLE_PERIOD_S = 0.1
 
 _THROTTLE_PATIENCE_S = 1.0
 
+_REAP_MS = 100.0
+"""A process that is killed while it is held has not ended, for anybody, before we took note of each thread."""
+
 
 class Operation:
     """The first byte of a request."""
@@ -125,14 +128,14 @@ class _Server:
 
     def _timeout_ms(self) -> float | None:
         if self._fraction == 0.0:
-            return None
+            return _REAP_MS if self._tracee.held else None
         return max(0.0, self._switch_at - time.monotonic()) * 1000
 
     def _switch(self) -> None:
         now = time.monotonic()
-        if now < self._switch_at:
-            return
         self._tracee.reap()
+        if self._fraction == 0.0 or now < self._switch_at:
+            return
         if self._tracee.held:
             self._tracee.release()
             self._switch_at = now + THROTTLE_PERIOD_S * (1 - self._fraction)

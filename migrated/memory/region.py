@@ -92,6 +92,8 @@ class FileRegion(Region):
         self.writable = writable
         try:
             available = os.fstat(self._fd).st_size
+            if not isinstance(file, int):
+                files.check_plain(file, self._fd, whole=size is None)
             super().__init__(name, available if size is None else size)
             if available < self.size:
                 raise GuestError(

@@ -398,3 +398,21 @@ def syscall_of(pid: int) -> str:
 
 def fds(pid: int) -> list[Path]:
     return sorted(Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_a_process_of_several_threads_that_is_killed_while_held_can_be_reaped() -> None:
+    """None of its threads is gone for its own parent before the one who traces them took note."""
+    code = (
+        "import threading, time\n"
+        "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(3)]\n"
+        "print('ready', flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        with Holder(child.pid) as holder:
+            holder.hold()
+            child.kill()
+            child.wait(5)
+            with pytest.raises(GuestDiedError):
+                holder.check()

@@ -4,15 +4,18 @@ import ctypes
 import errno
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from migrated.errors import GuestError
 from migrated.memory.linux.libc import LIBC, raise_errno
+from migrated.pages import PAGE_SIZE
 
-__all__ = ["data_ranges", "is_hugetlbfs", "punch_hole", "resident_pages"]
+__all__ = ["check_plain", "data_ranges", "is_hugetlbfs", "punch_hole", "resident_pages"]
 
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
@@ -90,3 +93,15 @@ def _magic(fd: int) -> int:
 def _has_swap() -> bool:
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith("SwapTotal:")), 1) > 0
+
+
+def check_plain(file: str | Path, fd: int, *, whole: bool) -> None:
+    """Refuse by the file's name what can't be memory: the region's own name tells a person nothing."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise GuestError(f"{file} is no plain file, so it cannot be a guest's memory", "give the memory file")
+    if whole and (not found.st_size or found.st_size % PAGE_SIZE):
+        raise GuestError(
+            f"{file} has {found.st_size} bytes, which is not a whole number of {PAGE_SIZE}-byte pages",
+            "only whole pages can be moved; is it a guest's memory file?",
+        )
