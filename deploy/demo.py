@@ -185,7 +185,7 @@ class Demo:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column("", no_wrap=True)
         for codec in self._codecs:
-            table.add_column("original way" if codec == "off" else codec, justify="right", no_wrap=True)
+            table.add_column("original" if codec == "off" else codec, justify="right", no_wrap=True)
         first = reports[0]
 
         def row(name: str, value: Any, *, compared: bool = True) -> None:
@@ -196,11 +196,11 @@ class Demo:
                 cells.append(f"{value(report):.0f}{change}")
             table.add_row(name, *cells)
 
-        row("total time (msec)", lambda report: report["total_seconds"] * 1000)
-        row("downtime (msec)", lambda report: report["downtime_seconds"] * 1000)
-        row("transferred ram (KiB)", lambda report: report["wire_bytes"] / 1024)
-        row("throughput (mbps)", lambda report: report["wire_bytes"] * 8 / report["total_seconds"] / 1e6)
-        row("total ram (KiB)", lambda report: report["total_bytes"] / 1024, compared=False)
+        row("total time, ms", lambda report: report["total_seconds"] * 1000)
+        row("downtime, ms", lambda report: report["downtime_seconds"] * 1000)
+        row("transferred, KiB", lambda report: report["wire_bytes"] / 1024)
+        row("throughput, mbps", lambda report: report["wire_bytes"] * 8 / report["total_seconds"] / 1e6)
+        row("total ram, KiB", lambda report: report["total_bytes"] / 1024, compared=False)
         table.add_row("rounds", *(str(report["rounds"]) for report in reports))
         table.add_row("digests", *("equal" if same else "DIFFER" for same in equal))
         return table

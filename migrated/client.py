@@ -76,6 +76,7 @@ class Outgoing:
         level = 0 if self._send.codec == NO_CODEC else self._send.level
         self.tuning = Tuning(self._send.codec, level, self._send.bandwidth, self._send.downtime)
         self._tally.progress.migration_id = self.migration_id
+        self._tally.progress.guest = name  # known also if the two sides never agree
 
     # -- while it runs -----------------------------------------------------------------------------
 

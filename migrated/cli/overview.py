@@ -6,7 +6,7 @@ import datetime
 import sys
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +26,11 @@ __all__ = ["Overview", "details", "table"]
 
 _SECONDS = 1.0
 _SHORT_ID = 8
+
+_FIGURES = ("round", "sent", "rate", "dirty", "remaining", "downtime", "time")
+_COLUMNS = ("id", "", "guest", "state", *_FIGURES, "when")
+_LEAVE_OUT = ("time", "sent", "round", "dirty", "when", "remaining")
+"""On a narrow terminal, these first; `migrated status ID` and a pipe have everything."""
 
 _STYLES = {
     State.COMPLETED: "green",
@@ -64,7 +69,6 @@ class Overview:
                 await asyncio.sleep(_SECONDS)
                 rows = await self.show()
             return
-        from rich.console import Console
         from rich.live import Live
 
         with Live(console=Console(highlight=False), auto_refresh=False) as live:
@@ -79,7 +83,9 @@ class Overview:
         return self._migration_id is not None and all(map(_final, rows))
 
     def _picture(self, rows: list[Row]) -> RenderableType:
-        return Group(*map(details, rows)) if self._migration_id else table(rows)
+        if self._migration_id:
+            return Group(*map(details, rows))
+        return table(rows, Console().width if sys.stdout.isatty() else None)
 
     async def _rows(self) -> list[Row]:
         live = [found.row for found in await everything()]
@@ -144,28 +150,38 @@ def _final(row: Row) -> bool:
     return State(row["state"]).final
 
 
-def table(rows: list[Row]) -> RenderableType:
-    """One line a migration: those under way first."""
+def table(rows: list[Row], width: int | None = None) -> RenderableType:
+    """One line a migration: those under way first. Columns that say least are left out until it fits
+    ``width``."""
     if not rows:
         return Text("no migrations here, now or lately")
+    lines = [dict(zip(_COLUMNS, _cells(row), strict=True)) for row in sorted(rows, key=_order)]
+    names = list(_COLUMNS)
+    if width is not None:
+        today = f"{datetime.datetime.now(datetime.UTC).astimezone():%Y-%m-%d} "
+        for line in lines:
+            line["when"] = Text(line["when"].plain.removeprefix(today))
+        names = [name for name in names if any(line[name].plain for line in lines)]
+        for name in _LEAVE_OUT:
+            if _wide(names, lines) > width and name in names:
+                names.remove(name)
     shown = Table(box=None, pad_edge=False)
-    shown.add_column("id")
-    shown.add_column("")
-    shown.add_column("guest")
-    shown.add_column("state")
-    for name in ("round", "sent", "rate", "dirty", "remaining", "downtime", "time"):
-        shown.add_column(name, justify="right")
-    shown.add_column("when")
-    for row in sorted(rows, key=_order):
-        shown.add_row(*_cells(row))
+    for name in names:
+        shown.add_column(name, justify="right" if name in _FIGURES else "left", no_wrap=True)
+    for line in lines:
+        shown.add_row(*(line[name] for name in names))
     return shown
+
+
+def _wide(names: list[str], lines: list[dict[str, Text]]) -> int:
+    return sum(max(len(name), *(line[name].cell_len for line in lines)) + 2 for name in names) - 2
 
 
 def _order(row: Row) -> tuple[bool, float]:
     return _final(row), -float(row.get("ended") or 0)
 
 
-def _cells(row: Row) -> list[RenderableType]:
+def _cells(row: Row) -> list[Text]:
     state = State(row["state"])
     running = not state.final
     value = row.get

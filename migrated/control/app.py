@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from migrated.control.directory import Directory, Row, matching
+from migrated.engine.events import State
 from migrated.errors import AccessError, MigratedError, UsageError
 from migrated.telemetry.plain import as_json
 
@@ -167,12 +168,14 @@ class _Api:
         return _json(self._find(request))
 
     async def cancel(self, request: web.Request) -> web.Response:
-        migration_id = self._find(request)["migration_id"]
+        row = self._find(request)
+        migration_id, state = row["migration_id"], State(row["state"])
         if not self._directory.cancel(migration_id):
+            why = f"it is over ({state})" if state.final else "it is decided"
             raise _Answer(
                 409,
                 UsageError(
-                    f"migration {migration_id[:8]} can't be cancelled any more: it is decided",
+                    f"migration {migration_id[:8]} can't be cancelled any more: {why}",
                     f"see `migrated status {migration_id[:8]}`",
                 ),
             )

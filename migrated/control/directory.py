@@ -60,6 +60,9 @@ class DaemonDirectory:
 
     def change(self, migration_id: str, key: str, value: str) -> None:  # noqa: ARG002
         """A destination takes what comes: the source decides how it is sent."""
+        for row in self.list():
+            if row["migration_id"] == migration_id and _final(row):
+                raise UsageError(f"migration {migration_id[:8]} is over: {row['state']}")
         raise UsageError(
             f"{key} is changed where the guest comes from", f"run `migrated set {migration_id[:8]} ...` there"
         )

@@ -145,8 +145,9 @@ class _Story:
     def _started(self, event: Started) -> None:
         source = event.role is Role.SOURCE
         text = f"{'sending' if source else 'receiving'} {format_size(event.total_bytes)} ({event.kind})"
-        text += f" as migration {self._migration_id}, {event.codec}"
-        text += f" level {event.level}, tracker {event.tracker}" if source else ""
+        text += f" as migration {self._migration_id}"
+        # A destination learns the codec from the batches.
+        text += f", {event.codec} level {event.level}, tracker {event.tracker}" if source else ""
         self._say(
             logging.INFO,
             "started",

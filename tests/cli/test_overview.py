@@ -1,12 +1,16 @@
 """`migrated status`: live rows, history and records as one picture."""
 
+import io
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from migrated.cli import main as cli
-from migrated.cli.overview import Overview
+from migrated.cli.overview import Overview, table
 from migrated.client import outgoing_records
 from migrated.config import load
 from migrated.control.server import ControlServer
@@ -77,6 +81,35 @@ async def test_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in rest] == [LOST[:8], OLD[:8]]
     assert "unknown" in rest[0]
     assert "failed" in rest[1]
+
+
+def shown_in(width: int, *rows: Progress) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(table([row.as_dict() for row in rows], width))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_on_a_narrow_terminal_columns_are_left_out_and_none_is_cut(width: int) -> None:
+    row = running(
+        wire_bytes_per_second=1e8, dirty_bytes_per_second=1e7, remaining_bytes=1 << 28, expected_downtime=0.4
+    )
+    head, line = shown_in(width, row)
+    assert ("when" in head, "round" in head) == (width >= 80, width >= 100)
+    assert {"id", "guest", "state", "rate", "downtime"} <= set(head.split())
+    assert "…" not in line
+    assert line.startswith("11111111  out  db     pre-copy  ")
+    assert ("256 MiB" in line) == (width > 60)
+
+
+def test_on_a_terminal_what_ended_today_has_a_time_only() -> None:
+    now = time.time()
+    ended = running(state="completed").as_dict()
+    shown = Console(width=160, file=io.StringIO())
+    shown.print(table([ended | {"ended": now}, ended | {"ended": 1e9}], 160))
+    _, today, before = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert re.search(r"  \d\d:\d\d:\d\d\s*$", today)
+    assert "2001-09-0" in before
 
 
 @pytest.mark.usefixtures("_past")

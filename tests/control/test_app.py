@@ -66,7 +66,7 @@ async def test_cancel(client: Client, migrations: Migrations) -> None:
 
 
 async def test_what_is_decided_is_not_cancelled(client: Client) -> None:
-    assert "decided" in await fault(await client.delete(f"/v1/migrations/{ENDED}"), 409, "usage")
+    assert "it is over (completed)" in await fault(await client.delete(f"/v1/migrations/{ENDED}"), 409, "usage")
 
 
 async def test_change(client: Client, migrations: Migrations) -> None:

@@ -57,6 +57,8 @@ def test_a_daemon() -> None:
     assert daemon.cancelled == ["new"]
     with pytest.raises(UsageError, match="where the guest comes from"):
         directory.change("new", "level", "3")
+    with pytest.raises(UsageError, match=r"old is over: completed"):
+        directory.change("old", "level", "3")
     assert directory.info() | {"software": "", "pid": 0} == {
         "software": "",
         "pid": 0,

@@ -39,7 +39,7 @@ async def test_errors_come_back_as_what_they_were(migrations: Migrations, folder
     with pytest.raises(UsageError, match="no migration") as caught:
         await client.get("zz")
     assert caught.value.hint == "see `migrated status`"
-    with pytest.raises(UsageError, match="decided"):
+    with pytest.raises(UsageError, match="it is over"):
         await client.cancel(ENDED)
     await server.close()
     with pytest.raises(UnreachableError):

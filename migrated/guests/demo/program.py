@@ -379,8 +379,6 @@ class _Guest:
         }
         self._voice.say(
             facts,
-            f"up {facts['uptime_s']:.0f} s  {facts['operations']} operations  "
-            f"{facts['pages_written']} pages written ({rate / 1e6:.1f} MB/s)  "
-            f"{facts['pages_verified']} pages and {facts['tables_verified']} tables proved, all right  "
-            f"longest gap {gap / 1e6:.0f} ms",
+            f"up {facts['uptime_s']:.0f} s  {facts['operations']} operations  writes {rate / 1e6:.1f} MB/s  "
+            f"{facts['pages_verified']} pages proved, all right  gap {gap / 1e6:.0f} ms",
         )
