@@ -1,0 +1,113 @@
+"""When to stop the guest: a pure function of measurements and limits."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrated.engine.convergence import (
+    STALL_ROUNDS,
+    Decision,
+    Measured,
+    Trend,
+    decide,
+    expected_downtime,
+)
+
+LIMIT = 0.3
+
+
+def measured(pages: int = 1000, per_page: float = 2000.0, rate: float = 1e7, fixed: float = 0.03) -> Measured:
+    return Measured(pages, per_page, rate, fixed)
+
+
+def judged(each: Measured, trend: Trend = Trend(), max_rounds: int = 100) -> Decision:  # noqa: B008
+    after = trend.after(expected_downtime(each))
+    return decide(each, after, downtime_limit=LIMIT, max_rounds=max_rounds)
+
+
+def test_the_formula_uses_what_was_measured_after_compression() -> None:
+    assert expected_downtime(measured()) == pytest.approx(1000 * 2000 / 1e7 + 0.03)
+    assert measured().remaining_wire_bytes == 2_000_000
+
+
+def test_nothing_left_costs_the_fixed_part_even_at_no_known_rate() -> None:
+    assert expected_downtime(measured(pages=0, rate=0.0)) == 0.03
+
+
+def test_without_a_rate_nobody_knows_when_it_ends() -> None:
+    assert expected_downtime(measured(rate=0.0)) == math.inf
+    assert judged(measured(rate=0.0)) is Decision.COPY
+
+
+def test_within_the_limit_it_switches_whatever_the_trend() -> None:
+    stalled = Trend(0.01, rounds=100, rounds_since_best=50)
+    assert judged(measured(), stalled) is Decision.SWITCH
+
+
+def test_the_fixed_part_counts_against_the_limit() -> None:
+    assert judged(measured(pages=0, fixed=LIMIT)) is Decision.SWITCH
+    assert judged(measured(pages=0, fixed=LIMIT + 0.01)) is Decision.COPY
+
+
+def test_rounds_are_counted_and_the_last_one_stalls() -> None:
+    trend = Trend()
+    decisions = []
+    for remaining in (64000, 32000, 16000, 8000):
+        each = measured(pages=remaining)
+        trend = trend.after(expected_downtime(each))
+        decisions.append(decide(each, trend, downtime_limit=LIMIT, max_rounds=4))
+    assert decisions == [Decision.COPY] * 3 + [Decision.STALL]
+
+
+def test_a_sawtooth_that_gets_better_does_not_stall() -> None:
+    """The last round says little: the best so far is what counts."""
+    trend = Trend()
+    for best in (64000, 32000, 16000):
+        for pages in (best, best * 3, best * 2):
+            trend = trend.after(expected_downtime(measured(pages=pages)))
+            each = measured(pages=pages)
+            assert decide(each, trend, downtime_limit=LIMIT, max_rounds=100) is Decision.COPY
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.04])
+def test_rounds_without_a_real_gain_stall(gain: float) -> None:
+    trend = Trend().after(10.0)
+    for number in range(1, STALL_ROUNDS + 1):
+        trend = trend.after(10.0 * (1 - gain))
+        assert (trend.rounds_since_best >= STALL_ROUNDS) is (number == STALL_ROUNDS)
+    assert judged(measured(pages=100_000), trend) is Decision.STALL
+
+
+POSITIVE = st.floats(1e-3, 1e12)
+
+
+@given(st.integers(0, 1 << 34), POSITIVE, st.floats(0, 1e12), st.floats(0, 100), st.floats(1e-3, 2000))
+def test_it_switches_exactly_when_the_limit_is_kept(
+    pages: int, per_page: float, rate: float, fixed: float, limit: float
+) -> None:
+    each = Measured(pages, per_page, rate, fixed)
+    trend = Trend().after(expected_downtime(each))
+    decision = decide(each, trend, downtime_limit=limit, max_rounds=10)
+    assert (decision is Decision.SWITCH) is (expected_downtime(each) <= limit)
+
+
+@given(st.lists(st.floats(0.31, 1e9) | st.just(math.inf), min_size=1, max_size=300), st.integers(1, 50))
+def test_it_never_copies_for_ever(expectations: list[float], max_rounds: int) -> None:
+    trend = Trend()
+    for number, expected in enumerate(expectations, start=1):
+        trend = trend.after(expected)
+        each = Measured(1, expected, 1.0, 0.0)
+        decision = decide(each, trend, downtime_limit=LIMIT, max_rounds=max_rounds)
+        assert trend.rounds == number
+        if number >= max_rounds:
+            assert decision is Decision.STALL
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=100))
+def test_the_best_is_within_noise_of_the_least(expectations: list[float]) -> None:
+    trend = Trend()
+    for expected in expectations:
+        trend = trend.after(expected)
+    assert trend.best * 0.95 <= min(expectations) <= trend.best
