@@ -91,9 +91,12 @@ class Stage:
 
         Raises whatever a worker met while it opened the regions; the stage is closed then.
         """
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
         try:
-            pids = await asyncio.to_thread(self._start)
+            pids = await asyncio.shield(starting)
         except BaseException:
+            # A thread goes on when whoever waits is cancelled, and would make its pool after the close.
+            await asyncio.gather(starting, return_exceptions=True)
             await self.close()
             raise
         self.worker_pids = frozenset(pids)
