@@ -114,6 +114,10 @@ class Outgoing:
                     raise UsageError(
                         f"not a level: {value!r}", "levels go from 0 (no compression) to 9 (best ratio)"
                     )
+                if int(value) and (self.tuning.codec == NO_CODEC or self._sender is not None):
+                    self._change_codec(
+                        self.tuning.codec
+                    )  # it began without: the two may not share this codec
                 self.tuning.level = int(value)
             case "codec":
                 self._change_codec(value)

@@ -264,8 +264,12 @@ class Receiver:
         )
         try:
             placed = await self._stage.run(worker.unpack, job)
-        except MigratedError as error:
-            self.cancel(error)  # the reader may be waiting for a source that waits for us
+        except Exception as error:
+            # The reader may be waiting for a source that waits for us.
+            known = (
+                error if isinstance(error, MigratedError) else MigratedError(f"a worker failed: {error!r}")
+            )
+            self.cancel(known)
             return
         finally:
             self._stage.give_slot(slot)
@@ -398,7 +402,10 @@ class Receiver:
             await self._drain()
             with contextlib.suppress(MigratedError):
                 await in_thread(self._records.write, self._record(Outcome.ABORTED))
-            await in_thread(self._target.discard)
+            try:
+                await in_thread(self._target.discard)
+            except Exception as failure:
+                known.hint = f"{known.hint}; what had arrived could not be removed: {failure}".lstrip("; ")
             cancelled = isinstance(error, CancelledByPersonError)
             self._observe(FailedEvent(known.reason, known.what, known.hint))
             self._observe(StateChanged(State.CANCELLED if cancelled else State.FAILED))

@@ -8,7 +8,7 @@ import pytest
 
 from migrated.engine.events import Event, State, StateChanged
 from migrated.engine.records import Outcome, Record, Records
-from migrated.errors import PeerFailedError, ResourceError
+from migrated.errors import GuestError, PeerFailedError, ResourceError
 from migrated.protocol import Aborted, Digest, Running
 
 ID = "5" * 32
@@ -119,4 +119,31 @@ async def test_a_digest_before_the_end_of_the_round_is_refused(sides: Any) -> No
     sender._push_round = push_and_digest
     with pytest.raises(PeerFailedError, match="middle of a round"):
         await sides.move(sender)
+    assert outcome(sides) is Outcome.ABORTED
+
+
+async def test_whatever_a_worker_raises_ends_the_migration_and_says_why(sides: Any) -> None:
+    """A lost batch must not be waited for, nor go unnoticed."""
+
+    def broken() -> None:
+        async def run(*_job: Any) -> None:
+            raise KeyError("which codec?")
+
+        sides.receiver._stage.run = run
+
+    at(sides, State.PRE_COPY, broken)
+    with pytest.raises(PeerFailedError, match=r"a worker failed: KeyError\('which codec\?'\)"):
+        await sides.move(sides.sender())
+    assert sides.target.calls == ["discard"]
+    assert outcome(sides) is Outcome.ABORTED
+
+
+async def test_what_cannot_be_removed_does_not_hide_why_it_ended(sides: Any) -> None:
+    def busy() -> None:
+        raise OSError(16, "Device or resource busy")
+
+    sides.target.discard = busy
+    sides.target.make_ready = lambda: (_ for _ in ()).throw(GuestError("its program is gone"))
+    with pytest.raises(PeerFailedError, match=r"its program is gone.*could not be removed.*busy"):
+        await sides.move(sides.sender())
     assert outcome(sides) is Outcome.ABORTED
