@@ -187,6 +187,7 @@ class Daemon:
         # Taken before the next await: two offers of one guest can't both get through.
         self._taken[offer.guest] = offer.migration_id
         self._idle.clear()
+        target.expect(dict(offer.facts))
         try:
             await in_thread(self._records.write, Record(offer.migration_id, Outcome.RECEIVING, offer.guest))
             await in_thread(

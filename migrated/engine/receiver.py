@@ -9,6 +9,8 @@ import contextlib
 import time
 from collections.abc import Callable
 
+import xxhash
+
 from migrated.compression import worker
 from migrated.compression.layout import RAW
 from migrated.compression.stage import Stage
@@ -48,6 +50,8 @@ from migrated.protocol import (
     BatchLimits,
     Cancel,
     Commit,
+    DeviceState,
+    DeviceStateEnd,
     Digest,
     Estimate,
     Failed,
@@ -98,6 +102,9 @@ class Receiver:
         self._aborted = False
         self._was_running = True
         self._commit_answered = False
+        self._compared = False
+        self._device_bytes = 0
+        self._device_checksum = xxhash.xxh3_64()
         self._digest = 0
         self._rounds = 0
         self._round_began = 0.0
@@ -199,6 +206,8 @@ class Receiver:
                 await self._end_round(message)
             case Digest():
                 await self._compare(message)
+            case DeviceState() | DeviceStateEnd():
+                await self._take_device_state(message)
             case Commit():
                 if message.migration_id != self.migration_id:
                     raise ProtocolError("the source commits another migration than its own")
@@ -340,6 +349,28 @@ class Receiver:
             )
         self._digest = sum(ours) & (1 << 64) - 1
         self._was_running = message.was_running
+        self._compared = True
+        if not self._target.has_device_state:
+            await self._make_ready()
+
+    async def _take_device_state(self, message: DeviceState | DeviceStateEnd) -> None:
+        """Only on memory that is known to be right, and only once."""
+        if not self._compared or self._ready or not self._target.has_device_state:
+            raise ProtocolError("the source sent device state where none was due")
+        if isinstance(message, DeviceState):
+            self._device_bytes += len(message.data)
+            self._device_checksum.update(message.data)
+            await in_thread(self._target.load_device_state, message.data)
+            return
+        if (message.size, message.checksum) != (self._device_bytes, self._device_checksum.intdigest()):
+            raise IntegrityError(
+                f"the device state that arrived ({self._device_bytes} bytes) is not what the source sent "
+                f"({message.size} bytes)",
+                "the guest goes on at the source; try again, and report this with both logs",
+            )
+        await self._make_ready()
+
+    async def _make_ready(self) -> None:
         await in_thread(self._target.make_ready)
         self._ready, self._ready_at = True, self._clock()
         await self._channel.send(Ready())

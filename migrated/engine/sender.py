@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import numpy as np
+import xxhash
 
 from migrated import __version__
 from migrated.compression import worker
@@ -44,6 +45,7 @@ from migrated.errors import (
     PeerFailedError,
     ProtocolError,
     RefusedError,
+    ResourceError,
     StalledError,
 )
 from migrated.guests.base import SourceGuest
@@ -56,6 +58,8 @@ from migrated.protocol import (
     BatchHeader,
     Cancel,
     Commit,
+    DeviceState,
+    DeviceStateEnd,
     Digest,
     Estimate,
     Failed,
@@ -117,6 +121,9 @@ _FIRST_THROTTLE, _THROTTLE_STEP, _MOST_THROTTLE = 0.2, 0.1, 0.99
 
 _GUESSED_FIXED_SECONDS = 0.03
 """Pause, digest, fsyncs and start before they have been measured: what the demo guest takes."""
+
+_MAX_DEVICE_STATE = 256 << 20
+"""Bytes. 0.3 to 0.6 MB are usual; the memory of a large display is sent with it."""
 
 _RATE_BYTES = 1 << 20
 """A round with fewer bytes than this says more of the barrier's latency than of the link's rate: it counts only
@@ -233,7 +240,7 @@ class Sender:
 
     async def _give_up(self, work: "asyncio.Future[_Stopwatch]", error: BaseException) -> None:
         work.cancel()
-        await asyncio.wait({work})
+        await asyncio.gather(work, return_exceptions=True)  # its own error, if any, is not the first
         await self._undo(error)
 
     async def _undo(self, error: BaseException | None) -> None:
@@ -268,6 +275,7 @@ class Sender:
             verify_full=options.verify is Verify.FULL,
             features=(STARTS_GUEST,),
             sender=f"migrated {__version__}",
+            facts=tuple(guest.facts.items()),
         )
         self._offer = offer
         await self._channel.send(offer)
@@ -447,7 +455,7 @@ class Sender:
         return dirty
 
     def _measure(self, pending: list[PageSet], result: RoundResult, *, scan_seconds: float) -> Measured:
-        fixed = _GUESSED_FIXED_SECONDS + scan_seconds
+        fixed = _GUESSED_FIXED_SECONDS + self._guest.switch_seconds + scan_seconds
         rate = min(self._wire_rate, self.tuning.bandwidth)
         if self._guest.tracker.exact:
             return Measured(sum(map(len, pending)), self._bytes_per_page, rate, fixed)
@@ -494,6 +502,22 @@ class Sender:
         stopwatch = _Stopwatch(self._clock)
         await in_thread(guest.pause)
         stopwatch.lap("pause")
+        # Beside the last round: it is the guest's to give, and its memory does not change by it.
+        devices = asyncio.ensure_future(in_thread(_device_state, guest))
+        try:
+            return await self._switch_paused(pusher, pending, stopwatch, devices)
+        finally:
+            devices.cancel()
+            await see_through(_ended(devices))
+
+    async def _switch_paused(
+        self,
+        pusher: Pusher,
+        pending: list[PageSet],
+        stopwatch: _Stopwatch,
+        devices: "asyncio.Future[list[bytes] | None]",
+    ) -> _Stopwatch:
+        guest = self._guest
         final = await self._collect(last=True)
         for pages, more in zip(pending, final, strict=True):
             pages |= more
@@ -509,10 +533,20 @@ class Sender:
         await self._channel.send(Digest(terms, guest.was_running))
         await self._barrier()
         stopwatch.lap("last round")
+        state = await devices
+        if state is not None:
+            await self._send_device_state(state)
         await self._answer(Ready)
-        stopwatch.lap("digest")
+        stopwatch.lap("digest" if state is None else "device state")
         self._digest = _digest_text(terms)
         return stopwatch
+
+    async def _send_device_state(self, state: list[bytes]) -> None:
+        checksum = xxhash.xxh3_64()
+        for piece in state:
+            checksum.update(piece)
+            await self._channel.send(DeviceState(piece))
+        await self._channel.send(DeviceStateEnd(sum(map(len, state)), checksum.intdigest()))
 
     async def _reread(self) -> tuple[int, ...]:
         """The digest of all memory as it is now: proves that the tracking missed nothing."""
@@ -633,6 +667,27 @@ def _on_wire(estimate: Estimated) -> Estimate:
         wire_bytes_per_second=int(estimate.wire_bytes_per_second),
         expected_downtime_ms=int(1000 * min(estimate.expected_downtime, _FOR_EVER_SECONDS)),
     )
+
+
+def _device_state(guest: SourceGuest) -> list[bytes] | None:
+    pieces = guest.device_state()
+    if pieces is None:
+        return None
+    kept: list[bytes] = []
+    room = _MAX_DEVICE_STATE
+    for piece in pieces:
+        kept.append(piece)
+        room -= len(piece)
+        if room < 0:
+            raise ResourceError(
+                f"the guest's device state is larger than {_MAX_DEVICE_STATE >> 20} MiB",
+                "only its devices belong there: is there memory that is not in its memory files?",
+            )
+    return kept
+
+
+async def _ended(work: "asyncio.Future[list[bytes] | None]") -> None:
+    await asyncio.wait({work})
 
 
 def _seconds(value: float) -> str:

@@ -3,12 +3,13 @@ something to fill and start. Every call blocks and belongs in a thread; one call
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from migrated.errors import GuestError
 from migrated.memory.region import FileRegion, Region
 from migrated.memory.trackers.base import Tracker
 
@@ -72,6 +73,20 @@ class SourceGuest(ABC):
     was_running: bool = True
     """Whether it ran when it was paused; valid after :meth:`pause`. One that did not run does not go on
     there."""
+    facts: Mapping[str, str] = {}
+    """What the destination compares with its own before the first page, word by word; see
+    :class:`migrated.protocol.Offer`."""
+    switch_seconds: float = 0.0
+    """What stopping it and taking its device state is expected to add to the downtime."""
+
+    def device_state(self) -> Iterator[bytes] | None:
+        """What the guest is besides its memory, in pieces; None if that is nothing.
+
+        Asked for once, when the guest is paused; its pages are read meanwhile. Pieces are at most
+        ``migrated.protocol.MAX_DEVICE_STATE_CHUNK`` long. GuestError: it can't be had; the guest stays paused
+        until :meth:`resume`, and its memory is as it was.
+        """
+        return None
 
     @abstractmethod
     def pause(self) -> None:
@@ -118,6 +133,18 @@ class TargetGuest(ABC):
     name: str
     regions: tuple[FileRegion, ...] = ()
     """Where the pages go: writable, empty and locked, once prepared."""
+    has_device_state: ClassVar[bool] = False
+    """Whether :meth:`load_device_state` is needed for it to start."""
+
+    def expect(self, facts: Mapping[str, str]) -> None:
+        """What the source tells of its guest (:attr:`SourceGuest.facts`): data of the source's, for
+        :meth:`prepare` to compare."""
+        _ = facts
+
+    def load_device_state(self, piece: bytes) -> None:
+        """The next piece of what :meth:`SourceGuest.device_state` gave; all memory is in place by then."""
+        _ = piece
+        raise GuestError(f"a guest of the kind {self.kind} has no device state")
 
     @property
     @abstractmethod
@@ -134,8 +161,8 @@ class TargetGuest(ABC):
 
     @abstractmethod
     def make_ready(self) -> None:
-        """All memory has arrived: whatever can fail or take time before the guest starts, fails or is done
-        here."""
+        """All memory and device state has arrived: whatever can fail or take time before the guest starts,
+        fails or is done here."""
 
     @abstractmethod
     def start(self, was_running: bool) -> None:

@@ -95,6 +95,9 @@ _LARGE_BODY = 256 << 10
 
 _MAX_WORKERS = 1024
 
+_MAX_FACTS, _MAX_FACT = 32, 700
+"""With 4 bytes a character, a third of what an offer may be; regions have half."""
+
 _MIGRATION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _GUEST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}", re.ASCII)
 
@@ -133,7 +136,8 @@ class Offer(Message):
 
     ``codecs`` maps a codec's name to the levels (0 to 9) that may be used, and ``codecs`` and ``features``
     stand in the order of preference. ``decompress_workers`` 0 leaves their number to the destination.
-    ``digest_seed`` seeds the page digests and is secret between the two.
+    ``digest_seed`` seeds the page digests and is secret between the two. ``facts`` are pairs of a word and a
+    text: what the guest needs to find at the destination, for that to compare with its own.
     """
 
     type_id: ClassVar[int] = 2
@@ -153,6 +157,7 @@ class Offer(Message):
     verify_full: bool = False
     features: tuple[str, ...] = ()
     sender: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_versions(self.min_version, self.max_version)
@@ -181,10 +186,22 @@ class Offer(Message):
         check_flag("verify_full", self.verify_full)
         check_words("features", self.features, WORD)
         make_harmless(self, "sender")
+        check_entries("facts", self.facts, _MAX_FACTS)
+        for fact in self.facts:
+            check_entries("a fact", fact, 2)
+            if len(fact) != 2:
+                raise ValueError("a fact is no pair")
+            check_match("fact", fact[0], WORD, "a word")
+            check_printable(f"fact {fact[0]}", fact[1], _MAX_FACT)
+        if len({word for word, _ in self.facts}) < len(self.facts):
+            raise ValueError("facts names something twice")
 
     def to_wire(self) -> dict[str, object]:
         """The map that travels."""
-        return {**Record.to_wire(self), "regions": [region.to_wire() for region in self.regions]}
+        body = {**Record.to_wire(self), "regions": [region.to_wire() for region in self.regions]}
+        if not self.facts:
+            del body["facts"]
+        return body
 
     @classmethod
     def from_wire(cls, body: Mapping[str, object]) -> Self:

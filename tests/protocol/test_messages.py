@@ -57,6 +57,9 @@ REGIONS = st.lists(
     max_size=5,
     unique_by=lambda region: region.name,
 ).map(tuple)
+FACTS = st.dictionaries(
+    NAME, st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=50), max_size=4
+).map(lambda facts: tuple(facts.items()))
 
 OFFERS = VERSIONS.flatmap(
     lambda versions: st.builds(
@@ -75,6 +78,7 @@ OFFERS = VERSIONS.flatmap(
         verify_full=st.booleans(),
         features=NAMES,
         sender=TEXT,
+        facts=FACTS,
     )
 )
 CAPABILITIES = VERSIONS.flatmap(
@@ -183,6 +187,7 @@ def test_unknown_keys_of_a_region_are_ignored(offer: Offer) -> None:
 
 def test_optional_keys_may_be_missing(offer: Offer) -> None:
     body = offer.to_wire()
+    assert "facts" not in body  # as an older release wrote it
     for name in ("decompress_workers", "verify_full", "features", "sender"):
         del body[name]
     assert unpack(Offer, msgpack.packb(body)) == dataclasses.replace(
@@ -313,6 +318,15 @@ def test_a_body_of_the_longest_allowed_takes_bounded_memory() -> None:
         {"features": ("delta", "delta")},
         {"features": ["delta"]},
         {"sender": b"bytes"},
+        {"facts": (("cpu", "x"), ("cpu", "y"))},
+        {"facts": (("cpu",),)},
+        {"facts": (("cpu", "x", "y"),)},
+        {"facts": (("Not A Word", "x"),)},
+        {"facts": (("cpu", "x" * 701),)},
+        {"facts": (("cpu", ""),)},
+        {"facts": (("cpu", 1),)},
+        {"facts": tuple((f"fact-{number}", "x") for number in range(33))},
+        {"facts": {"cpu": "x"}},
     ],
 )
 def test_offer_refuses_what_is_out_of_bounds(offer: Offer, change: dict[str, object]) -> None:
@@ -359,8 +373,9 @@ def test_texts_for_people_are_made_harmless() -> None:
 def test_largest_messages_fit_their_bodies(offer: Offer) -> None:
     regions = tuple(RegionInfo("\U0001f9ea" * 125 + f"{number:03}", 1 << 43) for number in range(MAX_REGIONS))
     widest = "\U0001f9ea" * MAX_TEXT
+    facts = tuple((f"fact-{number:027}", "\U0001f9ea" * 700) for number in range(32))
     largest: tuple[Message, ...] = (
-        dataclasses.replace(offer, regions=regions, sender=widest),
+        dataclasses.replace(offer, regions=regions, sender=widest, facts=facts),
         DeviceState(bytes(MAX_DEVICE_STATE_CHUNK)),
         Digest(terms=((1 << 64) - 1,) * MAX_REGIONS, was_running=True),
         Failed("code", widest, widest),
