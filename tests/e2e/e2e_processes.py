@@ -164,7 +164,8 @@ class Send(Running):
         errors = [place for place, line in enumerate(said) if line.startswith("migrated: error: ")]
         assert len(errors) == 1, self.shown()
         after = said[errors[0] + 1 :]
-        assert len(after) <= 1 and all(line.startswith("  → ") for line in after), self.shown()
+        assert len(after) <= 1, self.shown()
+        assert all(line.startswith("  → ") for line in after), self.shown()
         # What comes before are notes for the person, and nothing else.
         assert all(line.startswith("migrated: ") for line in said[: errors[0]]), self.shown()
         text = "\n".join(said[errors[0] :])

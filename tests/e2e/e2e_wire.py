@@ -1,5 +1,6 @@
 """A source made of a bare socket: it says what it is told to, true or not."""
 
+import contextlib
 import socket
 import uuid
 from dataclasses import replace
@@ -122,10 +123,8 @@ class Liar:
             except ConnectionError:
                 return None
             if not data:
-                try:
+                with contextlib.suppress(ConnectionLostError):
                     self._connection.receive_eof()
-                except ConnectionLostError:
-                    pass
                 return None
             self._connection.receive_data(data)
 

@@ -147,14 +147,17 @@ def test_an_id_is_used_once(served: tuple[Host, Daemon]) -> None:
         assert isinstance(liar.ask(offer), Accept)
         with Liar(daemon.port) as other:
             answer = other.ask(replace(offer, guest="g2"))
-            assert isinstance(answer, Refuse) and answer.code == "duplicate"
+            assert isinstance(answer, Refuse)
+            assert answer.code == "duplicate"
         with Liar(daemon.port) as other:
             answer = other.ask(an_offer("g1"))
-            assert isinstance(answer, Refuse) and answer.code == "guest-busy"
+            assert isinstance(answer, Refuse)
+            assert answer.code == "guest-busy"
     nothing_left(host, daemon)
     with Liar(daemon.port) as liar:
         answer = liar.ask(offer)
-        assert isinstance(answer, Refuse) and answer.code == "duplicate"
+        assert isinstance(answer, Refuse)
+        assert answer.code == "duplicate"
 
 
 def test_the_outcome_of_what_it_never_saw_is_aborted_for_good(served: tuple[Host, Daemon]) -> None:
@@ -165,7 +168,8 @@ def test_the_outcome_of_what_it_never_saw_is_aborted_for_good(served: tuple[Host
             assert isinstance(liar.ask(Commit(offer.migration_id)), Aborted)
     with Liar(daemon.port) as liar:
         answer = liar.ask(offer)
-        assert isinstance(answer, Refuse) and answer.code == "duplicate"
+        assert isinstance(answer, Refuse)
+        assert answer.code == "duplicate"
 
 
 RUN = (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
@@ -196,7 +200,10 @@ LIES: dict[str, tuple[bytes, str]] = {
         compressed(bytes.fromhex("28b52ffda4000000080200feff0100"), codec=3),
         "integrity",
     ),
-    "nine zero pages as one": (a_batch(RUN, data_pages=0, data_runs=0, blocks=0, zero_pages=9, zero_runs=1), "integrity"),
+    "nine zero pages as one": (
+        a_batch(RUN, data_pages=0, data_runs=0, blocks=0, zero_pages=9, zero_runs=1),
+        "integrity",
+    ),
 }
 
 
@@ -245,7 +252,8 @@ def test_a_commit_of_another_migration(served: tuple[Host, Daemon]) -> None:
         assert isinstance(liar.ask(RoundEnd(1, 0, 0)), RoundDone)
         assert isinstance(liar.ask(Digest((0,), was_running=True)), Ready)
         told = liar.ask(Commit("f" * 32))
-        assert isinstance(told, Failed) and told.code == "protocol"
+        assert isinstance(told, Failed)
+        assert told.code == "protocol"
     nothing_left(host, daemon)
 
 

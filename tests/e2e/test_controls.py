@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 def test_settings_change_in_the_middle(host: Host) -> None:
     guest = host.demo()
     daemon = host.serve()
-    send = host.send(guest, daemon, "--bandwidth", "1MB/s")
+    send = host.send(guest, daemon, "--bandwidth", "300KB/s")
     send.event("round-started", round=1)
     known = send.migration_id
     shown = host.command("status", known)
@@ -63,7 +63,7 @@ def test_a_person_cancels_at_the_destination(host: Host) -> None:
 
 
 def test_a_daemon_that_stops_lets_a_migration_finish(host: Host) -> None:
-    guest, other = host.demo("a"), host.demo("b", "4MiB")
+    guest, other = host.demo("a"), host.demo("b")
     daemon = host.serve({name: host.entry(name) for name in "ab"})
     send = host.send(guest, daemon, *SLOW)
     send.event("round-started", round=1)
@@ -79,7 +79,7 @@ def test_a_daemon_that_stops_lets_a_migration_finish(host: Host) -> None:
 def test_a_daemon_that_is_told_twice_gives_up_what_is_not_decided(host: Host) -> None:
     guest = host.demo()
     daemon = host.serve()
-    send = host.send(guest, daemon, "--codec", "none", "--bandwidth", "1MB/s")
+    send = host.send(guest, daemon, "--codec", "none", "--bandwidth", "300KB/s")
     send.event("round-started", round=1)
     daemon.signal(15)
     daemon.logged("a second signal cancels")
@@ -94,7 +94,7 @@ def test_a_daemon_that_is_told_twice_gives_up_what_is_not_decided(host: Host) ->
 def test_a_daemon_without_patience_gives_up_by_itself(host: Host) -> None:
     guest = host.demo()
     daemon = host.serve(drain_timeout="200ms")
-    send = host.send(guest, daemon, "--codec", "none", "--bandwidth", "1MB/s")
+    send = host.send(guest, daemon, "--codec", "none", "--bandwidth", "300KB/s")
     send.event("round-started", round=1)
     daemon.signal(15)
     send.failure(11, "peer-failed")

@@ -78,7 +78,8 @@ def test_a_copy_is_equal_though_pages_come_and_go(host: Host, tracker: str) -> N
     assert not report["moved"]
     assert report["rounds"] >= 2
     seen = look(source.pid)
-    assert seen is not None and seen.stopped
+    assert seen is not None
+    assert seen.stopped
     assert path.read_bytes() == copy.read_bytes()
     assert copy.stat().st_blocks <= path.stat().st_blocks
 
@@ -104,7 +105,8 @@ def test_shared_memory_moves_with_a_resume_command(host: Host) -> None:
     assert report["moved"]
     assert trace.read_text() == f"db {copy}\n"
     seen = look(source.pid)
-    assert seen is not None and seen.stopped
+    assert seen is not None
+    assert seen.stopped
     assert path.read_bytes() == copy.read_bytes()
 
 
@@ -125,7 +127,8 @@ def test_commands_pause_and_resume(host: Host) -> None:
     send = host.send(f"shm:{path}", daemon, *flags)
     send.failure(20, "outcome-unknown", "migrated resolve")
     seen = look(source.pid)
-    assert seen is not None and seen.stopped
+    assert seen is not None
+    assert seen.stopped
     assert "cannot start it" in host.command("resolve", send.migration_id, "--tries", "1", code=20)
     (host.there / "may").touch()
     host.kept |= {host.there / "may", host.there / "db.mem"}
@@ -145,7 +148,7 @@ def test_a_process_is_copied_as_it_was_when_held(host: Host) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["pid"] == source.pid
     found = 0
-    with open(f"/proc/{source.pid}/mem", "rb", buffering=0) as memory:
+    with Path(f"/proc/{source.pid}/mem").open("rb", buffering=0) as memory:
         for each in manifest["mappings"]:
             memory.seek(int(each["address"], 16))
             theirs = memory.read(each["size"])
@@ -164,4 +167,5 @@ def test_a_copied_process_goes_on(host: Host) -> None:
     host.send(f"pid:{source.pid}", daemon, "--name", "dump", "--downtime", "2s").report()
     host.kept |= set((host.there / "dump").iterdir())
     seen = look(source.pid)
-    assert seen is not None and not seen.stopped
+    assert seen is not None
+    assert not seen.stopped

@@ -2,11 +2,9 @@
 
 import os
 import signal
-import sys
 
 import pytest
 from e2e_host import Host
-from e2e_processes import look, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from migrated.errors import GuestError, GuestNotFoundError, MigratedError, UnsafeGuestError
+from migrated.errors import AccessError, GuestError, GuestNotFoundError, MigratedError, UnsafeGuestError
 from migrated.guests.base import After, GuestOptions
 from migrated.guests.demo.layout import read_header, read_runner
 from migrated.guests.source import HeldGuest, guest_name
@@ -40,6 +40,8 @@ class DemoSource(HeldGuest):
             if pid == 0 or process.start_time(pid) != start:
                 raise GuestError("that process has ended")
             mappings = [each for each in mappings_of_file(pid, region.fileno()) if each.writable]
+        except AccessError:
+            raise
         except (OSError, MigratedError) as error:
             raise GuestNotFoundError(
                 f"no guest runs on {path}" + (f": process {pid}, which did, has ended" if pid else ""),

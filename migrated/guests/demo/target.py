@@ -24,6 +24,7 @@ _READY_SECONDS = 30.0
 """Loading takes 0.6 s; on a host that is busy decompressing, several times that."""
 _RUNNING_SECONDS = 10.0
 """From `start` to `running` it takes a few ms, and 10 ms a GiB to find out which pages it may rewrite."""
+_SILENT_LOG_BYTES = 4096
 _LOCK_SECONDS = 5.0
 """After a crash of ours the guest that stood by notices, and leaves, within this."""
 
@@ -89,6 +90,8 @@ class DemoTarget(TargetGuest):
             self._standby.kill()
             self._standby.forget_log()
             self._standby = None
+        else:
+            _forget_silent_log(self._log)
         self.regions = ()
         self._file.discard(_LOCK_SECONDS)
 
@@ -132,6 +135,13 @@ class DemoTarget(TargetGuest):
                 f"{self._file.path} is there and is not the memory of a demo guest; it is left alone",
                 "remove it, or give the guest another path in the configuration",
             )
+
+
+def _forget_silent_log(log: Path) -> None:
+    """After a crash: remove the log if no guest ever said anything in it, only those that stood by."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size < _SILENT_LOG_BYTES and not log.read_text().replace("standing by\n", ""):
+            log.unlink()
 
 
 class _Standby:
