@@ -15,7 +15,8 @@ def table() -> list[tuple[int, str, str]]:
     pending: list[type[MigratedError]] = [MigratedError]
     while pending:
         cls = pending.pop()
-        pending += cls.__subclasses__()
+        # Modules add special cases of these errors, with the same codes; which of them are loaded is no matter here.
+        pending += [each for each in cls.__subclasses__() if each.__module__ == MigratedError.__module__]
         meaning = (cls.__doc__ or "").splitlines()[0].split("; ``")[0].rstrip(".")
         rows.add((cls.exit_code, cls.reason, meaning if cls is not MigratedError else _INTERNAL))
     return sorted(rows)
