@@ -254,16 +254,23 @@ class LogSettings(_Section):
 class GuestEntry(_Section):
     """A guest that this host knows by name: what may arrive under it, and where it goes."""
 
-    kind: Literal["demo", "shm", "pid"] = Field(description="demo, shm or pid")
-    path: AbsolutePath = Field(description="an absolute path: of the memory file, or for pid of a folder")
+    kind: Literal["demo", "shm", "pid", "qemu"] = Field(description="demo, shm, pid or qemu")
+    path: AbsolutePath = Field(
+        description="an absolute path: of the memory file, for pid of a folder, for qemu of its QMP socket"
+    )
     resume: Command = Field(default=(), description='a command as a list, as in ["systemctl", "start", "db"]')
     pause: Command = Field(default=(), description='a command as a list, as in ["systemctl", "stop", "db"]')
+    command: Command = Field(
+        default=(), description='a command as a list, as in ["qemu-system-x86_64", "-incoming", "defer"]'
+    )
     log: AbsolutePath | None = Field(default=None, description="an absolute path of a file")
 
     @model_validator(mode="after")
-    def _hooks_belong_to_shm(self) -> Self:
+    def _commands_belong_to_their_kinds(self) -> Self:
         if self.kind != "shm" and (self.resume or self.pause):
             raise ValueError(f"pause and resume are for the kind shm; {self.kind} needs none")
+        if self.kind != "qemu" and self.command:
+            raise ValueError(f"command is for the kind qemu; {self.kind} needs none")
         return self
 
 

@@ -39,8 +39,8 @@ class GuestOptions:
 
     ``name`` is what the destination knows it by, if not the URI's own; ``pids`` are who writes a
     shared-memory file; ``pause`` and ``resume`` are commands (argument lists) that stop and start who writes
-    it; ``force`` lets a tracker make its system call in a process under an unknown seccomp filter; times are
-    in seconds.
+    it; ``keep`` leaves a virtual machine that has moved here, paused; ``force`` lets a tracker make its system
+    call in a process under an unknown seccomp filter; times are in seconds.
     """
 
     name: str = ""
@@ -51,6 +51,7 @@ class GuestOptions:
     resume: tuple[str, ...] = ()
     after: After = After.RESUME
     mappings: Selection = Selection.ANONYMOUS
+    keep: bool = False
     pause_timeout: float = 1.0
     hook_timeout: float = 30.0
 
@@ -185,11 +186,11 @@ class TargetEntry(Protocol):
 
     @property
     def kind(self) -> str:
-        """``demo``, ``shm`` or ``pid``."""
+        """``demo``, ``shm``, ``pid`` or ``qemu``."""
 
     @property
     def path(self) -> Path:
-        """The memory file; for ``pid`` the folder of a copy."""
+        """The memory file; for ``pid`` the folder of a copy, for ``qemu`` the socket of its monitor."""
 
     @property
     def resume(self) -> Sequence[str]:
@@ -197,4 +198,8 @@ class TargetEntry(Protocol):
 
     @property
     def log(self) -> Path | None:
-        """Where the demo guest's output goes; None: beside its memory file."""
+        """Where the output of a demo guest or of QEMU goes; None: beside ``path``."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """The command that starts a QEMU that waits for its guest; empty: one waits already."""

@@ -21,5 +21,9 @@ def make_target(name: str, entry: TargetEntry) -> TargetGuest:
             from migrated.guests.process import ProcessTarget
 
             return ProcessTarget(name, entry)
+        case "qemu":
+            from migrated.guests.qemu.target import QemuTarget
+
+            return QemuTarget(name, entry)
         case kind:
-            raise UsageError(f"guest {name}: there is no kind {kind!r}", "kinds are demo, shm and pid")
+            raise UsageError(f"guest {name}: there is no kind {kind!r}", "kinds are demo, shm, pid and qemu")

@@ -1,4 +1,4 @@
-"""``demo:/path``, ``shm:/path``, ``pid:N``: a guest at this host as text."""
+"""``demo:/path``, ``shm:/path``, ``pid:N``, ``qemu:/path``: a guest at this host as text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,16 +8,17 @@ from typing import Any
 from migrated.errors import UsageError
 from migrated.guests.base import GuestOptions, SourceGuest
 from migrated.guests.frozen import FrozenGuest
+from migrated.guests.qemu.frozen import FrozenMachine
 
 __all__ = ["GuestUri", "open_source", "parse", "revive"]
 
-_EXAMPLES = "write demo:/dev/shm/counter.mem, shm:/dev/shm/db.mem or pid:1234"
-_KINDS = ("demo", "shm", "pid")
+_EXAMPLES = "write demo:/dev/shm/counter.mem, shm:/dev/shm/db.mem, pid:1234 or qemu:/run/vm.qmp"
+_KINDS = ("demo", "shm", "pid", "qemu")
 
 
 @dataclass(frozen=True, slots=True)
 class GuestUri:
-    """``kind`` is demo, shm or pid; ``target`` a path that needs no current folder, or a pid."""
+    """``kind`` is demo, shm, pid or qemu; ``target`` a path that needs no current folder, or a pid."""
 
     kind: str
     target: str
@@ -58,6 +59,10 @@ def open_source(uri: GuestUri | str, options: GuestOptions | None = None) -> Sou
             from migrated.guests.demo.source import DemoSource
 
             return DemoSource(Path(found.target), options)
+        case "qemu":
+            from migrated.guests.qemu.source import QemuSource
+
+            return QemuSource(Path(found.target), options)
         case "shm":
             from migrated.guests.shm import ShmSource
 
@@ -68,7 +73,7 @@ def open_source(uri: GuestUri | str, options: GuestOptions | None = None) -> Sou
             return ProcessSource(int(found.target), options)
 
 
-def revive(details: Mapping[str, Any]) -> FrozenGuest:
+def revive(details: Mapping[str, Any]) -> FrozenGuest | FrozenMachine:
     """The paused guest that :meth:`SourceGuest.describe` described, maybe in a process that is gone by
     now."""
-    return FrozenGuest(details)
+    return FrozenMachine(details) if details.get("kind") == FrozenMachine.kind else FrozenGuest(details)

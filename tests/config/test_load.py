@@ -153,7 +153,7 @@ class TestMistakes:
             ('[serve]\nlisten = {host = "x"}', 2, "serve.listen", "unix:/path"),
             ("[serve]\ncodecs = 7", 2, "serve.codecs = 7", "list of names"),
             ('[host]\nstate_dir = "here"', 2, "host.state_dir", "not absolute"),
-            ('[guests.db]\nkind = "vm"\npath = "/x"', 2, "guests.db.kind = 'vm'", "demo, shm or pid"),
+            ('[guests.db]\nkind = "vm"\npath = "/x"', 2, "guests.db.kind = 'vm'", "demo, shm, pid or qemu"),
             ('[guests.db]\nkind = "shm"\npath = "x"', 3, "guests.db.path = ", "absolute path"),
             ('[guests.db]\nkind = "shm"', 1, "guests.db.path is missing", "an absolute path"),
             ('[guests."a/b"]\nkind = "shm"\npath = "/x"', 1, "guests.a/b", "at most 64"),

@@ -36,7 +36,7 @@ def test_the_example_guests_are_valid_and_show_every_key(tmp_path):
     file = tmp_path / "guests.toml"
     file.write_text(text)
     guests = load(file).guests
-    assert {entry.kind for entry in guests.values()} == {"demo", "shm", "pid"}
+    assert {entry.kind for entry in guests.values()} == {"demo", "shm", "pid", "qemu"}
     assert {key for entry in guests.values() for key in entry.model_fields_set} == set(
         GuestEntry.model_fields
     )

@@ -1,0 +1,137 @@
+"""QEMU's monitor protocol (QMP), for code that blocks.
+
+The library's client lives on an event loop of one thread of ours; calls may come from any thread, one at a time.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+
+from migrated.errors import AccessError, GuestDiedError, GuestError, GuestNotFoundError, MigratedError
+
+__all__ = ["CommandFailedError", "Qmp"]
+
+_T = TypeVar("_T")
+
+_GREETING_SECONDS = 5.0
+"""QEMU greets at once, unless somebody else is connected: a monitor's socket serves one client at a time."""
+
+_COMMAND_SECONDS = 30.0
+"""Commands take milliseconds; stopping a VM waits for its disks."""
+
+
+class CommandFailedError(GuestError):
+    """QEMU refused a command; ``said`` is its own text, ``kind`` QMP's error class."""
+
+    def __init__(self, command: str, kind: str, said: str) -> None:
+        super().__init__(f"QEMU refused {command}: {said}")
+        self.command, self.kind, self.said = command, kind, said
+
+
+class Qmp:
+    """A connection to the monitor at ``path``, with the VM's name for errors being that path.
+
+    GuestNotFoundError: nobody listens there; AccessError; GuestError: it is busy with another client, or no QEMU.
+    A command that gets no answer since QEMU ended is a GuestDiedError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._client = QMPClient(str(path))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"qmp {path}", daemon=True)
+        self._thread.start()
+        self._open = True
+        try:
+            self._connect()
+        except BaseException:
+            self._end()
+            raise
+
+    def _connect(self) -> None:
+        try:
+            self._run(self._client.connect(os.fspath(self.path)), _GREETING_SECONDS)
+        except TimeoutError as error:
+            raise GuestError(
+                f"the QEMU at {self.path} does not answer: another client has its monitor, or it hangs",
+                "give it a second monitor: one more -qmp unix:PATH,server=on,wait=off",
+            ) from error
+        except QMPError as error:
+            raise _not_connected(
+                self.path, error.exc if isinstance(error, ConnectError) else error
+            ) from error
+
+    @property
+    def greeting(self) -> dict[str, Any]:
+        """What QEMU said of itself at first."""
+        greeting = self._client.greeting
+        assert greeting is not None
+        return cast("dict[str, Any]", greeting._asdict()["QMP"])
+
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Run a command; its return value. CommandFailedError, GuestDiedError, GuestError (no answer in time)."""
+        return self._translated(command, self._client.execute(command, arguments))
+
+    def give_descriptor(self, name: str, descriptor: int) -> None:
+        """Hand a descriptor to QEMU, as ``name`` for its ``fd:`` addresses. It is duplicated."""
+
+        async def give() -> None:
+            self._client.send_fd_scm(descriptor)
+            await self._client.execute("getfd", {"fdname": name})
+
+        self._translated("getfd", give())
+
+    def close(self) -> None:
+        """Hang up; the VM goes on. May be called twice."""
+        if self._open:
+            with contextlib.suppress(Exception):  # it raises what ended the connection: of no use any more
+                self._run(self._client.disconnect(), _GREETING_SECONDS)
+            self._end()
+
+    def _translated(self, command: str, work: Coroutine[Any, Any, _T]) -> _T:
+        if not self._open:
+            work.close()
+            raise GuestError(f"the connection to {self.path} was closed")
+        try:
+            return self._run(work, _COMMAND_SECONDS)
+        except ExecuteError as error:
+            raise CommandFailedError(command, error.error_class, str(error)) from error
+        except TimeoutError as error:
+            raise GuestError(
+                f"the QEMU at {self.path} did not finish {command} within {_COMMAND_SECONDS:g} s"
+            ) from error
+        except (QMPError, OSError, EOFError, asyncio.IncompleteReadError) as error:
+            raise GuestDiedError(f"the QEMU at {self.path} ended, or hung up, during {command}") from error
+
+    def _run(self, work: Coroutine[Any, Any, _T], seconds: float) -> _T:
+        async def bounded() -> _T:
+            return await asyncio.wait_for(work, seconds)
+
+        return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+
+    def _end(self) -> None:
+        self._open = False
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _not_connected(path: Path, error: Exception) -> MigratedError:
+    match error:
+        case FileNotFoundError() | ConnectionRefusedError():
+            return GuestNotFoundError(
+                f"no QEMU listens at {path}: {error.strerror}",
+                "start it with -qmp unix:PATH,server=on,wait=off",
+            )
+        case PermissionError():
+            return AccessError(
+                f"no access to {path}", "run as QEMU's user, or as root, or change the socket's mode"
+            )
+        case _:
+            return GuestError(f"what listens at {path} is no QEMU monitor: {error}")

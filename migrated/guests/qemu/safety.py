@@ -1,0 +1,206 @@
+"""Which virtual machines can be moved, and which destinations fit: pure functions of what QEMU told."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from migrated.guests.qemu.inspect import Disk, Machine
+from migrated.units import format_size
+
+__all__ = ["Refusal", "differences", "facts_of", "refusals", "target_refusals"]
+
+_MOVABLE = ("running", "paused", "prelaunch")
+_ENDED = ("none", "completed", "failed", "cancelled")
+_ROOM = 600
+"""Characters of a fact; an offer takes 700."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reason not to move the VM, and the way out."""
+
+    what: str
+    hint: str
+
+
+def refusals(machine: Machine, *, hashes: bool) -> list[Refusal]:
+    """Why ``machine`` can't leave this host. ``hashes``: pages are compared, whoever wrote them."""
+    found = []
+    if machine.migration not in _ENDED:
+        found.append(
+            Refusal(f"QEMU is already in a migration ({machine.migration})", "let it end, or cancel it first")
+        )
+    elif machine.status == "postmigrate":
+        found.append(
+            Refusal(
+                "the VM was moved already, or a move of it was undone while it was paused", "`cont` it first"
+            )
+        )
+    elif machine.status not in _MOVABLE:
+        found.append(
+            Refusal(
+                f"the VM's state is {machine.status!r}", f"it can be moved when it is {' or '.join(_MOVABLE)}"
+            )
+        )
+    found += memory_refusals(machine)
+    if machine.passed_through:
+        found.append(
+            Refusal(
+                f"a device of the host was passed through: {', '.join(machine.passed_through)}",
+                "unplug it first: what it writes is not seen, and its state can't be taken along",
+            )
+        )
+    if machine.foreign_writers and not hashes:
+        found.append(
+            Refusal(
+                f"another process writes to the VM's memory: {', '.join(machine.foreign_writers)}",
+                "use --tracker hash, or a device that QEMU itself emulates",
+            )
+        )
+    direct = [each.name for each in machine.disks if each.direct]
+    if direct and not hashes:
+        found.append(
+            Refusal(
+                f"disk {', '.join(direct)} is read into memory past the page tables (cache.direct=on)",
+                "use --tracker hash, or start the VM with cache=writeback",
+            )
+        )
+    return found
+
+
+def memory_refusals(machine: Machine) -> list[Refusal]:
+    """What is wrong with how the VM has its memory, for either side."""
+    how = "start it with -object memory-backend-file,id=ram,size=...,share=on,mem-path=/dev/shm/FILE"
+    found = []
+    for each in machine.backends:
+        if not each.path:
+            found.append(Refusal(f"memory {each.name} is in no file", f"{how} -machine memory-backend=ram"))
+        elif not each.share:
+            found.append(Refusal(f"memory {each.name} is private to QEMU (share=off)", how))
+    total = sum(each.size for each in machine.backends)
+    if not found and total != machine.memory:
+        found.append(
+            Refusal(
+                f"the VM has {format_size(machine.memory)} of memory, "
+                f"its memory files have {format_size(total)}",
+                f"{how}; memory that is not the VM's RAM (ivshmem, nvdimm) can't be moved yet",
+            )
+        )
+    return found
+
+
+def target_refusals(machine: Machine) -> list[Refusal]:
+    """Why the VM that is to take another one in can't."""
+    found = memory_refusals(machine)
+    if machine.status != "inmigrate" or machine.migration != "none":
+        found.append(
+            Refusal(
+                f"it does not wait for a migration: it is {machine.status!r}, its migration {machine.migration!r}",
+                "start it anew with -incoming defer",
+            )
+        )
+    return found
+
+
+def facts_of(machine: Machine) -> dict[str, str]:
+    """What the other side has to compare: words and short texts."""
+    facts = {
+        "qemu": ".".join(map(str, machine.version)),
+        "machine": machine.machine,
+        "accelerator": machine.accelerator,
+        "processor": machine.processor,
+        "processor-features": machine.features,
+        "processors": str(machine.processors),
+        "page-sizes": " ".join(f"{each.name}={each.page_size}" for each in machine.backends),
+        "memory": " ".join(f"{each.name}={each.size}" for each in machine.backends),
+        **_split("devices", machine.devices, ", "),
+        **_split("pci", machine.pci, " "),
+        **_split("disks", [f"{each.name}={each.identity}" for each in _written(machine)], " "),
+    }
+    return {word: text for word, text in facts.items() if text}
+
+
+def differences(source: Mapping[str, str], here: Machine) -> list[str]:
+    """What differs between the source's facts and the VM that waits here, a sentence each; [] if it fits.
+
+    A word that only one side knows is left out: the other is older.
+    """
+    ours = facts_of(here)
+    found = []
+    if "qemu" in source and _version(source["qemu"]) > here.version:
+        found.append(f"QEMU {source['qemu']} at the source, the older {ours['qemu']} here")
+    for word, name in _COMPARED.items():
+        theirs, own = _joined(source, word), _joined(ours, word)
+        if theirs and own and theirs != own:
+            found.append(f"{name} {_short(theirs, own)} at the source, {_short(own, theirs)} here")
+    found += _disk_differences(dict(_pairs(source)), here)
+    return found
+
+
+_COMPARED = {
+    "machine": "machine type",
+    "accelerator": "accelerator",
+    "processor": "processor",
+    "processor-features": "features of the processor",
+    "processors": "number of processors",
+    "memory": "memory",
+    "page-sizes": "page sizes of the memory",
+    "devices": "devices",
+    "pci": "PCI devices",
+}
+
+
+def _written(machine: Machine) -> list[Disk]:
+    return [each for each in machine.disks if each.writable]
+
+
+def _pairs(facts: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [
+        (name, identity)
+        for each in _joined(facts, "disks").split(" ")
+        for name, _, identity in [each.partition("=")]
+        if name
+    ]
+
+
+def _disk_differences(theirs: Mapping[str, str], here: Machine) -> list[str]:
+    found = []
+    ours = {each.name: each for each in _written(here)}
+    for name, identity in theirs.items():
+        own = ours.get(name)
+        if own is None:
+            found.append(f"a writable disk {name} at the source, none of that name here")
+        elif own.identity != identity or identity.startswith("unknown:"):
+            local = " (a local file there)" if identity.startswith("local:") else ""
+            found.append(f"disk {name} is {own.file} here, which is not the source's storage{local}")
+    return found
+
+
+def _split(word: str, items: "list[str] | tuple[str, ...]", between: str) -> dict[str, str]:
+    """As many facts as it takes: ``word``, ``word-2``, ..."""
+    pieces = [""]
+    for each in items:
+        if len(pieces[-1]) + len(each) + len(between) > _ROOM and pieces[-1]:
+            pieces.append("")
+        pieces[-1] += (between if pieces[-1] else "") + each[:_ROOM]
+    return {word if place == 1 else f"{word}-{place}": text for place, text in enumerate(pieces, 1)}
+
+
+def _joined(facts: Mapping[str, str], word: str) -> str:
+    between = ", " if word == "devices" else " "
+    pieces = [facts[word]] if word in facts else []
+    while f"{word}-{len(pieces) + 1}" in facts and pieces:
+        pieces.append(facts[f"{word}-{len(pieces) + 1}"])
+    return between.join(pieces)
+
+
+def _short(text: str, other: str) -> str:
+    """A list without what the other one has, too."""
+    between = ", " if ", " in text + other else " "
+    others = other.split(between)
+    left = [each for each in text.split(between) if each not in others]
+    return between.join(left) or "fewer"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in re.findall(r"\d+", text)[:3])

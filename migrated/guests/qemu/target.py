@@ -1,0 +1,300 @@
+"""A VM at the destination: a QEMU that waits with ``-incoming defer``, filled from outside."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from migrated.errors import GuestDiedError, GuestError, GuestNotFoundError, MigratedError
+from migrated.guests.base import TargetEntry, TargetGuest
+from migrated.guests.memory_file import check_room
+from migrated.guests.qemu.frozen import wait_for_end
+from migrated.guests.qemu.inspect import Backend, Machine, inspect
+from migrated.guests.qemu.monitor import Monitor
+from migrated.guests.qemu.safety import differences, target_refusals
+from migrated.memory.maps import find_writers, mappings_of_file
+from migrated.memory.region import FileRegion
+from migrated.pages import PageSet
+
+__all__ = ["QemuTarget"]
+
+_SETTINGS = {"x-ignore-shared": True, "late-block-activate": True}
+"""Memory is not in the stream; and the disks are taken when the VM goes on here, so that until then it can go on at
+the source."""
+
+_START_SECONDS = 30.0
+"""QEMU listens within 0.3 s; with much memory that it allocates at once, later."""
+_LOAD_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 0.02
+_TAIL_BYTES = 400
+_DESCRIPTOR_NAME = "migrated-devices"
+
+
+class QemuTarget(TargetGuest):
+    """Takes a VM in, by the monitor at the entry's path. With a command QEMU is started when a guest is offered.
+
+    A QEMU that has loaded devices can't wait again: if the guest does not come after all, it is told to quit.
+    """
+
+    kind: ClassVar[str] = "qemu"
+    has_device_state: ClassVar[bool] = True
+
+    def __init__(self, name: str, entry: TargetEntry) -> None:
+        self.name = name
+        self._path = entry.path
+        self._command = tuple(entry.command)
+        self._log = entry.log or entry.path.with_name(f"{entry.path.name}.log")
+        self._facts: Mapping[str, str] = {}
+        self._monitor: Monitor | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._settings: dict[str, bool] = dict.fromkeys(_SETTINGS, False)
+        self._stream: socket.socket | None = None
+        self._started = False
+
+    @property
+    def starts_guest(self) -> bool:
+        """See :meth:`TargetGuest.starts_guest`."""
+        return True
+
+    def expect(self, facts: Mapping[str, str]) -> None:
+        """See :meth:`TargetGuest.expect`."""
+        self._facts = facts
+
+    # -- before the first page ---------------------------------------------------------------------
+
+    def prepare(self, sizes: Sequence[tuple[str, int]]) -> None:
+        """See :meth:`TargetGuest.prepare`. GuestError names what differs between the two VMs."""
+        try:
+            monitor = self._connect_or_start()
+            machine = inspect(monitor.qmp.greeting, monitor.qmp.execute)
+            self._check(machine, sizes)
+            backends = {each.name: each for each in machine.backends}
+            self.regions = tuple(_open_memory(backends[name], machine.pid) for name, _ in sizes)
+            for region in self.regions:
+                region.punch(PageSet.full(region.pages).runs())
+            self._settings = monitor.capabilities(tuple(_SETTINGS))
+            if set(self._settings) != set(_SETTINGS):
+                raise GuestError(
+                    f"the QEMU at {self._path} lacks migration capabilities: {', '.join(_SETTINGS)} are needed",
+                    "use QEMU 5.0 or newer",
+                )
+            monitor.set_capabilities(_SETTINGS)
+        except BaseException:
+            self._close_regions()
+            self._end_started()
+            raise
+
+    def _check(self, machine: Machine, sizes: Sequence[tuple[str, int]]) -> None:
+        for refusal in target_refusals(machine):
+            raise GuestError(f"guest {self.name}, the VM at {self._path}: {refusal.what}", refusal.hint)
+        found = differences(self._facts, machine)
+        if found:
+            raise GuestError(
+                f"the VM at {self._path} is not as the source's: {'; '.join(found)}",
+                "start both with the same machine, processor, memory and devices",
+            )
+        ours = {each.name: each.size for each in machine.backends}
+        if dict(sizes) != ours:
+            raise GuestError(
+                f"the source's memory is {_memory(dict(sizes))}, the VM's at {self._path} {_memory(ours)}",
+                "give both the same memory backends",
+            )
+
+    def _connect_or_start(self) -> Monitor:
+        try:
+            self._monitor = Monitor(self._path)
+        except GuestNotFoundError:
+            if not self._command:
+                raise
+            self._start_process()
+        assert self._monitor is not None
+        return self._monitor
+
+    def _start_process(self) -> None:
+        try:
+            with self._log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise GuestError(
+                f"the command that starts guest {self.name} cannot be run: {self._command[0]}: {error.strerror}",
+                "correct it in the destination's configuration",
+            ) from error
+        # Somebody has to take note when it ends, or it stays as a zombie while we live.
+        threading.Thread(target=self._process.wait, name="qemu", daemon=True).start()
+        ending = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self._monitor = Monitor(self._path)
+                return
+            except GuestNotFoundError as error:
+                code = self._process.poll()
+                if code is not None:
+                    raise GuestError(
+                        f"the command that starts guest {self.name} ended with {code}: {self._said()}",
+                        f"see {self._log}",
+                    ) from error
+                if time.monotonic() > ending:
+                    raise GuestError(
+                        f"the command that starts guest {self.name} runs, and nothing listens at {self._path}",
+                        f"it needs -qmp unix:{self._path},server=on,wait=off",
+                    ) from error
+            time.sleep(_LOOK_AGAIN_SECONDS)
+
+    # -- devices -----------------------------------------------------------------------------------
+
+    def load_device_state(self, piece: bytes) -> None:
+        """See :meth:`TargetGuest.load_device_state`: straight into QEMU."""
+        if self._monitor is None:
+            raise GuestError(f"guest {self.name} was not prepared")
+        try:
+            if self._stream is None:
+                self._stream, theirs = socket.socketpair()
+                self._stream.settimeout(_LOAD_SECONDS)
+                with theirs:
+                    self._monitor.qmp.give_descriptor(_DESCRIPTOR_NAME, theirs.fileno())
+                self._monitor.qmp.execute("migrate-incoming", {"uri": f"fd:{_DESCRIPTOR_NAME}"})
+            self._stream.sendall(piece)
+        except (OSError, GuestDiedError) as error:
+            raise self._not_loaded() from error
+
+    def make_ready(self) -> None:
+        """See :meth:`TargetGuest.make_ready`: QEMU has loaded all devices."""
+        if self._monitor is None or self._stream is None:
+            raise GuestError(f"no device state arrived for guest {self.name}")
+        self._stream.close()
+        try:
+            state = self._monitor.wait_for_migration(_LOAD_SECONDS)
+            if state != "completed" or self._monitor.running:
+                raise self._not_loaded()
+        except GuestDiedError as error:
+            raise self._not_loaded() from error
+
+    def _not_loaded(self) -> GuestError:
+        why = ""
+        with contextlib.suppress(MigratedError):
+            if self._monitor is not None:
+                why = self._monitor.why_failed()
+        return GuestError(
+            f"QEMU could not load the devices of guest {self.name}: {why or self._said() or 'it ended'}",
+            f"the two VMs differ, or their QEMUs do; see {self._log if self._command else 'what QEMU printed'}",
+        )
+
+    # -- the decision ------------------------------------------------------------------------------
+
+    def start(self, was_running: bool) -> None:
+        """See :meth:`TargetGuest.start`."""
+        if self._started:
+            return
+        monitor = self._monitor or Monitor(self._path)
+        self._monitor = monitor
+        if monitor.migration != "completed":
+            raise GuestError(
+                f"the QEMU at {self._path} is not the one that took guest {self.name} in",
+                "what had arrived went with that one; the guest's state at the source is the last there is",
+            )
+        if was_running and not monitor.running:
+            monitor.qmp.execute("cont")
+        self._started = True
+        with contextlib.suppress(MigratedError):
+            monitor.set_capabilities(self._settings)
+
+    def discard(self) -> None:
+        """See :meth:`TargetGuest.discard`."""
+        if self._started:
+            return
+        with contextlib.suppress(GuestNotFoundError, GuestDiedError):
+            monitor = self._monitor or Monitor(self._path)
+            self._monitor = monitor
+            state = monitor.migration
+            if monitor.running or (state == "none" and monitor.status != "inmigrate"):
+                return  # not what waited for the guest
+            machine = inspect(monitor.qmp.greeting, monitor.qmp.execute)
+            if state == "none" and not self._command:
+                monitor.set_capabilities(self._settings)
+            else:
+                monitor.quit()
+                wait_for_end(machine.pid)
+            for each in machine.backends:
+                _empty(each)
+        self._close_regions()
+        self._end_started()
+
+    def close(self) -> None:
+        """See :meth:`TargetGuest.close`."""
+        self._close_regions()
+        if self._stream is not None:
+            self._stream.close()
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+
+    def _close_regions(self) -> None:
+        regions, self.regions = self.regions, ()
+        for region in regions:
+            region.close()
+
+    def _end_started(self) -> None:
+        """End the QEMU that was started for this guest."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _said(self) -> str:
+        """The end of what QEMU printed, if it was started here."""
+        with contextlib.suppress(OSError):
+            if self._command:
+                return self._log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
+        return ""
+
+
+def _open_memory(backend: Backend, pid: int) -> FileRegion:
+    """The memory of the QEMU that waits, writable and locked. GuestError: somebody else uses it."""
+    path = Path(backend.path)
+    check_room(path.parent, backend.size - path.stat().st_blocks * 512)
+    region = FileRegion(path, backend.size, writable=True, name=backend.name)
+    try:
+        if not mappings_of_file(pid, region.fileno()):
+            raise GuestError(
+                f"the QEMU that waits (process {pid}) does not have {path} as its memory {backend.name}",
+                "was the file replaced, or is it another one in QEMU's mount namespace?",
+            )
+        for writer in find_writers(region.fileno(), ignore=(pid, os.getpid())).writers:
+            raise GuestError(
+                f"process {writer.pid} ({writer.comm}) can write to {path} by its {writer.how}",
+                "give the VM here a memory file of its own",
+            )
+        fcntl.flock(region.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        region.close()
+        raise GuestError(f"the memory file {path} is in use by another migration", "wait for that") from error
+    except BaseException:
+        region.close()
+        raise
+    return region
+
+
+def _empty(backend: Backend) -> None:
+    with contextlib.suppress(MigratedError):
+        region = FileRegion(Path(backend.path), backend.size, writable=True, name=backend.name)
+        try:
+            region.punch(PageSet.full(region.pages).runs())
+        finally:
+            region.close()
+
+
+def _memory(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} of {size} bytes" for name, size in sizes.items())
