@@ -39,6 +39,7 @@ class Target:
     """Memory at the destination, with a say in when it is prepared and whether it starts."""
 
     starts_guest = True
+    has_device_state = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,6 +54,9 @@ class Target:
         self.calls.append(name)
         self.entered.set()
         self.go_on.wait()
+
+    def expect(self, facts: dict[str, str]) -> None:
+        self.facts = facts
 
     def prepare(self, sizes: Any) -> None:
         self._call("prepare")
