@@ -24,8 +24,6 @@ def test_settings_change_in_the_middle(host: Host) -> None:
     host.command("set", known[:8], "downtime", "2s")
     refused = host.command("set", known[:8], "codec", "nosuch", code=2)
     assert "lz4" in refused
-    host.command("set", known[:8], "level", "11", code=2)
-    host.command("set", known[:8], "colour", "red", code=2)
     host.command("set", known[:8], "bandwidth", "unlimited")
     report = send.report()
     assert (report["codec"], report["level"]) == ("lz4", 5)
