@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from migrated.errors import MigratedError
+from migrated.errors import GuestNotFoundError, MigratedError
 
 __all__ = ["Guardian", "main"]
 
@@ -85,13 +85,15 @@ def _put_back(path: Path, settings: Mapping[str, bool], *, paused: bool) -> None
         try:
             monitor = Monitor(path)
             try:
+                monitor.end_migration()
                 if paused:
                     monitor.go_on()
-                monitor.end_migration()
                 monitor.set_capabilities(settings)
                 return
             finally:
                 monitor.close()
+        except GuestNotFoundError:
+            return  # it ended
         except MigratedError:
             time.sleep(_TRY_AGAIN_SECONDS)
 

@@ -1,0 +1,384 @@
+"""Virtual machines of a test, and two sides to move them between.
+
+A machine boots once per shape and session; every test then gets a copy of it that goes on from there, in half a
+second. Its console tells whether its memory is right (`deploy/vm/guest.c`): see :meth:`Vm.goes_on`.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from migrated.client import Outgoing
+from migrated.config import GuestEntry, SendSettings, ServeSettings, Settings
+from migrated.config.model import HostSettings
+from migrated.daemon import Daemon
+from migrated.engine.events import Event, Report
+from migrated.engine.ports import in_thread
+from migrated.guests.base import GuestOptions
+from migrated.guests.qemu.monitor import Monitor
+from migrated.guests.qemu.target import QemuTarget
+from migrated.guests.uri import open_source
+from migrated.net.address import Address
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "deploy" / "vm"))
+
+from build import Image, build
+
+QEMU = "qemu-system-x86_64"
+PATIENCE = 30.0
+_BOOT_SECONDS = 120.0
+_BEAT = re.compile(r"^beat (\d+) up (\d+) written (\d+) checked (\d+) gap (\d+)(?: disk (\d+))?$")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a machine is made; ``more`` are further words of QEMU's command line."""
+
+    memory: int = 128
+    backends: int = 1
+    fill: str = "24M"
+    rate: str = "2M"
+    processors: int = 1
+    disk: bool = False
+    more: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A name for a folder."""
+        return f"{abs(hash(self)):x}"
+
+
+def wait_until(fact: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Look again every 5 ms until ``fact()`` is true."""
+    ending = time.monotonic() + patience
+    while not fact():
+        assert time.monotonic() < ending, f"waited {patience:g} s for: {what}"
+        time.sleep(0.005)
+
+
+@dataclass
+class Vm:
+    """A machine of ``shape`` in ``folder``; ``name`` tells its files from those of others."""
+
+    folder: Path
+    name: str
+    shape: Shape
+    image: Image
+    disk: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    pid: int = 0
+
+    @property
+    def socket(self) -> Path:
+        """The monitor for migrated."""
+        return self.folder / f"{self.name}.qmp"
+
+    @property
+    def console(self) -> Path:
+        return self.folder / f"{self.name}.console"
+
+    def memory(self, number: int = 0) -> Path:
+        return self.folder / f"{self.name}.mem{number}"
+
+    def command(self, *more: str) -> list[str]:
+        """QEMU's command line."""
+        shape = self.shape
+        words = (
+            f"console=ttyS0 quiet panic=-1 beat=50 fill={shape.fill} rate={shape.rate} disk={int(shape.disk)}"
+        )
+        command = [
+            *(QEMU, "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"),
+            *("-m", f"{shape.memory}M", "-smp", str(shape.processors)),
+            *("-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", words),
+            *("-serial", f"file:{self.console}"),
+            *("-qmp", f"unix:{self.socket},server=on,wait=off"),
+            *("-qmp", f"unix:{self.socket}.test,server=on,wait=off"),
+            *("-device", "virtio-balloon-pci,id=balloon"),
+        ]
+        size = shape.memory // shape.backends
+        for number in range(shape.backends):
+            backend = f"id=m{number},size={size}M,share=on,mem-path={self.memory(number)}"
+            command += ["-object", f"memory-backend-file,{backend}"]
+            if shape.backends > 1:
+                command += ["-numa", f"node,memdev=m{number}"]
+        command += ["-machine", "q35" if shape.backends > 1 else "q35,memory-backend=m0"]
+        if shape.disk:
+            command += ["-drive", f"file={self.disk},format=raw,if=none,id=disk0"]
+            command += ["-device", "virtio-blk-pci,drive=disk0"]
+        return [*command, *shape.more, *more]
+
+    def start(self, *more: str) -> "Vm":
+        """Start QEMU and wait until its monitor answers."""
+        self.process = subprocess.Popen(self.command(*more), stdin=subprocess.DEVNULL)
+        self.pid = self.process.pid
+        wait_until(self._test_socket.exists, f"monitor of {self.name}")
+        return self
+
+    @property
+    def _test_socket(self) -> Path:
+        return self.socket.with_name(f"{self.socket.name}.test")
+
+    @contextlib.contextmanager
+    def monitor(self) -> Iterator[Monitor]:
+        """The test's own monitor."""
+        monitor = Monitor(self._test_socket)
+        try:
+            yield monitor
+        finally:
+            monitor.close()
+
+    @property
+    def status(self) -> str:
+        with self.monitor() as monitor:
+            return monitor.status
+
+    @property
+    def settings(self) -> dict[str, bool]:
+        """Its migration settings."""
+        with self.monitor() as monitor:
+            return monitor.capabilities(("x-ignore-shared", "late-block-activate"))
+
+    # -- the console -------------------------------------------------------------------------------
+
+    def beats(self) -> list[tuple[int, ...]]:
+        """(number, up, written, checked, gap) of each line so far; fails if a byte of its memory was wrong."""
+        text = self.console.read_text(errors="replace") if self.console.exists() else ""
+        assert "WRONG" not in text, text[-500:]
+        assert "panic" not in text, text[-2000:]
+        lines = map(_BEAT.match, text.splitlines())
+        return [tuple(int(each or 0) for each in line.groups()) for line in lines if line]
+
+    def last_beat(self) -> int:
+        beats = self.beats()
+        return beats[-1][0] if beats else 0
+
+    def goes_on(self, after: int | None = None) -> int:
+        """It beats and finds its memory right: all of it is checked meanwhile. Returns the last beat's number."""
+        after = self.last_beat() if after is None else after
+        wait_until(lambda: self.last_beat() > after + 3, f"beats of {self.name} after {after}")
+        return self.last_beat()
+
+    def checks_all(self) -> None:
+        """Wait until every page of its pattern was looked at once more."""
+        pages = int(self.shape.fill.removesuffix("M")) * 256
+        first = self.beats()[-1][3] if self.beats() else 0
+        wait_until(
+            lambda: self.beats() and self.beats()[-1][3] > first + pages, "a check of all memory", 60.0
+        )
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether its QEMU runs - whoever started it."""
+        if self.process is not None:
+            return self.process.poll() is None
+        return self.pid > 0 and Path(f"/proc/{self.pid}").exists()
+
+    def find(self) -> "Vm":
+        """Take over a QEMU that the destination started."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if (
+                    entry.name.isdigit()
+                    and f"file:{self.console}\0".encode() in (entry / "cmdline").read_bytes()
+                ):
+                    self.pid = int(entry.name)
+        assert self.pid, f"no QEMU {self.name}"
+        return self
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        elif self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+@dataclass
+class Stable:
+    """Machines by shape, booted once. ``folder`` is of shared memory."""
+
+    folder: Path
+    image: Image
+    booted: dict[Shape, Path] = field(default_factory=dict)
+
+    def boot(self, shape: Shape) -> Path:
+        """The folder with the memory and devices of a machine of that shape, some beats after its start."""
+        if shape not in self.booted:
+            folder = self.folder / f"booted{len(self.booted)}"
+            folder.mkdir()
+            vm = Vm(folder, "boot", shape, self.image, folder / "disk")
+            with vm.disk.open("wb") as disk:
+                disk.truncate(1 << 20)
+            vm.start()
+            try:
+                wait_until(lambda: vm.last_beat() > 3, f"boot of {shape}", _BOOT_SECONDS)
+                with vm.monitor() as monitor:
+                    monitor.qmp.execute("stop")
+                source = open_source(f"qemu:{vm.socket}")
+                source.pause()
+                (folder / "devices").write_bytes(b"".join(source.device_state() or ()))
+            finally:
+                vm.kill()
+            source.close()
+            self.booted[shape] = folder
+        return self.booted[shape]
+
+    def copy(self, folder: Path, name: str, shape: Shape) -> Vm:
+        """A machine that goes on from where the booted one stopped."""
+        booted = self.boot(shape)
+        vm = Vm(folder, name, shape, self.image, folder / "disk")
+        shutil.copy(booted / "disk", vm.disk)
+        vm.start("-incoming", "defer")
+        target = QemuTarget(name, entry(vm))
+        sizes = [(f"m{number}", (shape.memory << 20) // shape.backends) for number in range(shape.backends)]
+        target.prepare(sizes)
+        for number, region in enumerate(target.regions):
+            with (booted / f"boot.mem{number}").open("rb") as old:
+                new = region.fileno()
+                for start, data in _pieces(old):
+                    os.pwrite(new, data, start)
+        target.load_device_state((booted / "devices").read_bytes())
+        target.make_ready()
+        target.start(was_running=True)
+        target.close()
+        vm.goes_on(0)
+        return vm
+
+
+def _pieces(file: Any) -> Iterator[tuple[int, bytes]]:
+    start = 0
+    while data := file.read(1 << 20):
+        if data.count(0) != len(data):
+            yield start, data
+        start += len(data)
+
+
+def entry(vm: Vm, *, command: bool = False) -> GuestEntry:
+    """The destination's entry for a machine."""
+    return GuestEntry(
+        kind="qemu", path=vm.socket, command=tuple(vm.command("-incoming", "defer")) if command else ()
+    )
+
+
+class Sides:
+    """A daemon in this process, and machines. Everything ends with :meth:`close`."""
+
+    def __init__(self, folder: Path, stable: Stable) -> None:
+        self.folder = folder
+        self.stable = stable
+        self.vms: list[Vm] = []
+        self.daemon: Daemon | None = None
+        self.far_events: list[Event] = []
+        self.observe_far: Callable[[Event], None] = lambda _event: None
+        self._settings = Settings(host=HostSettings(state_dir=str(folder / "here")))
+
+    def vm(self, name: str = "a", shape: Shape | None = None) -> Vm:
+        """A machine that runs."""
+        vm = self.stable.copy(self.folder, name, shape or Shape())
+        self.vms.append(vm)
+        return vm
+
+    def other(self, vm: Vm, name: str = "b", **changes: Any) -> Vm:
+        """Where ``vm`` may go: not started. ``changes`` are of its shape."""
+        shape = Shape(**{**vm.shape.__dict__, **changes}) if changes else vm.shape
+        made = Vm(self.folder, name, shape, vm.image, vm.disk)
+        self.vms.append(made)
+        return made
+
+    async def serve(self, **guests: GuestEntry) -> None:
+        settings = Settings(
+            host=HostSettings(state_dir=str(self.folder / "there")),
+            serve=ServeSettings(listen=Address(path=str(self.folder / "daemon"))),
+            guests=guests,
+        )
+
+        def observe(event: Event) -> None:
+            self.far_events.append(event)
+            self.observe_far(event)
+
+        self.daemon = Daemon(settings, lambda _offer: observe)
+        await self.daemon.start()
+
+    async def outgoing(
+        self, vm: Vm, name: str, observe: Callable[[Event], None] = lambda _event: None, **more: Any
+    ) -> Outgoing:
+        """A migration that has opened its machine, to be run."""
+        assert self.daemon is not None
+        options = GuestOptions(**{key: more.pop(key) for key in ("tracker", "keep") if key in more})
+        guest = await in_thread(open_source, f"qemu:{vm.socket}", options)
+        settings = self._settings.model_copy(
+            update={"send": SendSettings(**{"compress_workers": 2, "downtime": 1.0, **more})}
+        )
+        return Outgoing(guest, self.daemon.address, settings, name=name, observer=observe)
+
+    async def move(self, vm: Vm, name: str, **more: Any) -> Report:
+        return await (await self.outgoing(vm, name, **more)).run()
+
+    async def close(self) -> None:
+        if self.daemon is not None:
+            await self.daemon.drain(0.0)
+        for vm in self.vms:
+            vm.kill()
+            with contextlib.suppress(AssertionError):
+                if vm.process is None:
+                    vm.find().kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Pulse(threading.Thread):
+    """Watches the consoles of machines for new beats: the longest time without one, and that none is lost."""
+
+    def __init__(self, vms: list[Vm]) -> None:
+        super().__init__(daemon=True)
+        self._vms = vms
+        self._ended = threading.Event()
+        self.longest = 0.0
+        self.seen = SimpleNamespace(number=0, at=time.monotonic())
+
+    def run(self) -> None:
+        places = dict.fromkeys(range(len(self._vms)), 0)
+        while not self._ended.wait(0.004):
+            for index, vm in enumerate(self._vms):
+                with contextlib.suppress(OSError), vm.console.open("rb") as file:
+                    file.seek(places[index])
+                    new = file.read()
+                    places[index] += new.rfind(b"\n") + 1
+                    for line in new[: new.rfind(b"\n") + 1].decode(errors="replace").splitlines():
+                        self._line(line)
+
+    def _line(self, line: str) -> None:
+        match = _BEAT.match(line)
+        if match and int(match[1]) > self.seen.number:
+            now = time.monotonic()
+            if self.seen.number:
+                self.longest = max(self.longest, now - self.seen.at)
+            self.seen.number, self.seen.at = int(match[1]), now
+
+    def stop(self) -> float:
+        self._ended.set()
+        self.join()
+        return self.longest
+
+
+def build_image() -> Image:
+    return build()
+
+
+async def until(fact: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """:func:`wait_until` beside a running event loop."""
+    await asyncio.to_thread(wait_until, fact, what, patience)
