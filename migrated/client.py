@@ -12,15 +12,17 @@ from migrated.compression.stage import default_workers
 from migrated.config import SendSettings, Settings
 from migrated.config.model import NO_CODEC
 from migrated.engine.events import Failed, Observer, Report, State, StateChanged, fan_out
+from migrated.engine.options import START_FAILED, OnStall, SendOptions, Verify
 from migrated.engine.ports import in_thread
 from migrated.engine.progress import Progress, Tally
 from migrated.engine.records import Outcome, Record, Records
 from migrated.engine.rounds import Tuning
-from migrated.engine.sender import OnStall, Sender, SendOptions, Verify
+from migrated.engine.sender import Sender
 from migrated.errors import (
     CancelledByPersonError,
     MigratedError,
     OutcomeUnknownError,
+    PeerFailedError,
     ProtocolError,
     UsageError,
 )
@@ -223,7 +225,12 @@ async def ask_outcome(
     while True:
         asked += 1
         try:
-            return await _exchange(address, Commit(migration_id), send, seconds=_COMMIT_SECONDS)
+            answer = await _exchange(address, Commit(migration_id), send, seconds=_COMMIT_SECONDS)
+            if not isinstance(answer, PeerFailed) or answer.code == START_FAILED:
+                return answer
+            raise PeerFailedError(
+                f"the destination could not answer: {answer.what}", answer.hint, answer.code
+            )
         except MigratedError:
             if tries is not None and asked >= tries:
                 raise

@@ -17,12 +17,18 @@ from migrated.compression import registry
 from migrated.compression.stage import default_workers, start_fork_server
 from migrated.config import GuestEntry, Settings
 from migrated.engine.events import Observer
+from migrated.engine.options import STARTS_GUEST
 from migrated.engine.ports import in_thread, see_through
 from migrated.engine.progress import Progress
 from migrated.engine.receiver import Receiver
 from migrated.engine.records import Outcome, Record, Records
-from migrated.engine.sender import STARTS_GUEST
-from migrated.errors import CancelledByPersonError, MigratedError, UsageError
+from migrated.errors import (
+    CancelledByPersonError,
+    ConnectionLostError,
+    MigratedError,
+    ResourceError,
+    UsageError,
+)
 from migrated.guests.base import TargetGuest
 from migrated.guests.target import make_target
 from migrated.net.address import Address
@@ -32,6 +38,7 @@ from migrated.pages import PAGE_SIZE
 from migrated.protocol import (
     Aborted,
     Accept,
+    BatchHeader,
     Commit,
     Failed,
     Message,
@@ -55,6 +62,7 @@ class Daemon:
         self._settings = settings
         self._observe = observe
         self._records = Records(settings.host.state_path / "incoming")
+        self._strangers = Records(settings.host.state_path / "incoming" / "strangers")
         self._receivers: dict[str, Receiver] = {}
         self._taken: dict[str, str] = {}
         self._finished: dict[str, Progress] = {}
@@ -123,8 +131,7 @@ class Daemon:
 
     async def _handle(self, channel: SocketChannel) -> None:
         try:
-            async with asyncio.timeout(self._settings.serve.handshake_timeout):
-                first = await channel.receive()
+            first = await self._first(channel)
             match first:
                 case Query():
                     await channel.send(self._support(()).capabilities())
@@ -136,8 +143,6 @@ class Daemon:
                     await channel.send(
                         Refuse("protocol", f"a session does not begin with {type(first).__name__}")
                     )
-        except TimeoutError:
-            _log.info("%s said nothing; hung up", channel.peer)
         except MigratedError as error:
             _log.warning("%s: %s", channel.peer, error)
             with contextlib.suppress(MigratedError):
@@ -145,6 +150,14 @@ class Daemon:
         except Exception:
             _log.exception("%s: an error of this program", channel.peer)
         await channel.finish()
+
+    async def _first(self, channel: SocketChannel) -> Message | BatchHeader:
+        seconds = self._settings.serve.handshake_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                return await channel.receive()
+        except TimeoutError:
+            raise ConnectionLostError(f"{channel.peer} said nothing for {seconds:.0f} s") from None
 
     async def _take_in(self, channel: SocketChannel, offer: Offer) -> None:
         answer = await self._consider(offer)
@@ -218,7 +231,8 @@ class Daemon:
     async def _why_not(self, offer: Offer, entry: GuestEntry | None) -> Refuse | None:
         serve = self._settings.serve
         # All that awaits comes first: what is found below still holds when the guest's name is taken.
-        if await in_thread(self._records.read, offer.migration_id) is not None:
+        known = [await in_thread(each.read, offer.migration_id) for each in (self._records, self._strangers)]
+        if any(known):
             return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
         undecided = await in_thread(self._undecided, offer.guest)
         if self._draining:
@@ -237,6 +251,8 @@ class Daemon:
                 f"guest {offer.guest!r} is {entry.kind}: here, {offer.kind}: at the source",
                 "correct kind in the destination's configuration, or choose another name with --name",
             )
+        if offer.migration_id in self._taken.values():
+            return Refuse("duplicate", f"migration {offer.migration_id} is under way here", "start a new one")
         if offer.guest in self._taken:
             return Refuse(
                 "guest-busy",
@@ -294,11 +310,20 @@ class Daemon:
             return await receiver.commit()
         record = await in_thread(self._records.read, migration_id)
         if record is None:
-            await in_thread(self._records.write, Record(migration_id, Outcome.ABORTED, "?"))
+            await in_thread(self._refuse_for_ever, migration_id)
             return Aborted("this destination does not know the migration, and will never run it")
         if record.outcome is Outcome.RUN:
             return await self._start_late(migration_id)
         return Running() if record.outcome is Outcome.RUNNING else Aborted("the destination had aborted")
+
+    def _refuse_for_ever(self, migration_id: str) -> None:
+        if self._strangers.read(migration_id) is None:
+            if self._strangers.count() >= _MOST_STRANGERS:
+                raise ResourceError(
+                    f"{_MOST_STRANGERS} migrations that were never here were asked for",
+                    f"find out who asks; then remove the records in {self._strangers.folder}",
+                )
+            self._strangers.write(Record(migration_id, Outcome.ABORTED, "?"))
 
     async def _start_late(self, migration_id: str) -> Running | Failed:
         """Start what was decided and is not known to run. Whoever asks meanwhile waits: a start is not for two."""
@@ -361,6 +386,9 @@ class Daemon:
 
 _UNDO_SECONDS = 10.0
 """How long it may take to discard what had arrived and to say so: punching a large file is the most of it."""
+
+_MOST_STRANGERS = 10_000
+"""Anybody can ask for the outcome of any id, and each one that is unknown leaves a small file."""
 
 _REMEMBERED = 50
 """Ended migrations that `migrated status` still shows; the history has them all."""

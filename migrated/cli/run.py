@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,6 +19,7 @@ __all__ = ["ConfigFile", "Json", "loop", "print_json", "read_settings", "say", "
 _T = TypeVar("_T")
 
 _PIPE_WIDTH = 200
+_THREADS = 64
 
 ConfigFile = Annotated[
     Path | None,
@@ -37,7 +39,13 @@ def loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     """Run ``main()`` on uvloop and return what it returns."""
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    def new_loop() -> asyncio.AbstractEventLoop:
+        made = uvloop.new_event_loop()
+        # Hooks and guests that start may block a thread for long; a record on its way to the disk never waits for one.
+        made.set_default_executor(ThreadPoolExecutor(_THREADS))
+        return made
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main())
 
 

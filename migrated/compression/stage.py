@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from migrated.compression import worker
 from migrated.compression.digest import region_sum
-from migrated.errors import MigratedError, WorkerDiedError
+from migrated.errors import WorkerDiedError
 from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
 from migrated.protocol import max_payload
@@ -34,6 +34,7 @@ _SPARE_SLOTS = 2
 
 _TERM_BYTES = 8
 _CLOSE_SECONDS = 2.0
+_WRAP = (1 << 64) - 1
 
 
 def default_workers(asked: int, cores: int) -> int:
@@ -66,21 +67,11 @@ class Stage:
         self.slots = 2 * workers + _SPARE_SLOTS
         self.slot_bytes = -(-max_payload(batch_pages, page_size) // page_size) * page_size
         self.worker_pids: frozenset[int] = frozenset()
-        pages = [region.pages for region in regions]
-        self._arena = SharedMemory(self.slots * self.slot_bytes, name="migrated-arena", reserve=True)
-        self._terms = SharedMemory(max(1, sum(pages)) * _TERM_BYTES, name="migrated-terms")
-        self._setup = worker.WorkerSetup(
-            arena=self._arena,
-            slot_bytes=self.slot_bytes,
-            terms=self._terms,
-            regions=tuple(region.spec() for region in regions),
-            page_size=page_size,
-            batch_pages=batch_pages,
-            seed=seed,
-        )
-        words = np.frombuffer(self._terms.view, dtype=np.uint64)[: sum(pages)]
-        self.terms: tuple[NDArray[np.uint64], ...] = tuple(np.split(words, np.cumsum(pages)[:-1].tolist()))
+        self.terms: tuple[NDArray[np.uint64], ...] = ()
         """The shared table of page terms of each region; a term of 0 is a page that is zero or was never sent."""
+        self._regions = tuple(regions)
+        self._batch_pages, self._page_size, self._seed = batch_pages, page_size, seed
+        self._shared: list[SharedMemory] = []
         self._free: asyncio.Queue[int] = asyncio.Queue()
         for slot in range(self.slots):
             self._free.put_nowait(slot)
@@ -103,8 +94,9 @@ class Stage:
         return self
 
     def _start(self) -> list[int]:
+        setup = self._allocate()
         self._pool = concurrent.futures.ProcessPoolExecutor(
-            self.workers, _context(), initializer=worker.start_worker, initargs=(self._setup,)
+            self.workers, _context(), initializer=worker.start_worker, initargs=(setup,)
         )
         try:
             # Pools start workers lazily, one for each task that finds none idle.
@@ -118,6 +110,25 @@ class Stage:
                 "a compression worker did not start", "see the lines above for its reason"
             ) from error
 
+    def _allocate(self) -> worker.WorkerSetup:
+        pages = [region.pages for region in self._regions]
+        arena = SharedMemory(self.slots * self.slot_bytes, name="migrated-arena", reserve=True)
+        self._shared.append(arena)
+        terms = SharedMemory(max(1, sum(pages)) * _TERM_BYTES, name="migrated-terms")
+        self._shared.append(terms)
+        self._arena = arena.view
+        words = np.frombuffer(terms.view, dtype=np.uint64)[: sum(pages)]
+        self.terms = tuple(np.split(words, np.cumsum(pages)[:-1].tolist()))
+        return worker.WorkerSetup(
+            arena=arena,
+            slot_bytes=self.slot_bytes,
+            terms=terms,
+            regions=tuple(region.spec() for region in self._regions),
+            page_size=self._page_size,
+            batch_pages=self._batch_pages,
+            seed=self._seed,
+        )
+
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:
         """Run one of the worker's functions. A dead worker is a :class:`WorkerDiedError`."""
         if self._pool is None:
@@ -129,10 +140,10 @@ class Stage:
                 "a compression worker was killed",
                 "look for the kernel's out-of-memory messages, then try again",
             ) from error
-        except (MigratedError, asyncio.CancelledError):
-            raise
         except RuntimeError as error:
-            raise WorkerDiedError("the compression stage was shut down") from error
+            if self._pool is None:
+                raise WorkerDiedError("the compression stage was shut down") from error
+            raise
 
     async def take_slot(self) -> int:
         """Wait for a free slot."""
@@ -145,11 +156,27 @@ class Stage:
     def view(self, slot: int, length: int) -> memoryview:
         """The first ``length`` bytes of a slot."""
         start = slot * self.slot_bytes
-        return self._arena.view[start : start + length]
+        return self._arena[start : start + length]
 
     def digest(self) -> tuple[int, ...]:
         """The digest of each region; blocking, 1 ms per GiB."""
         return tuple(region_sum(table) for table in self.terms)
+
+    async def reread(self, index: int) -> int:
+        """The digest of a region as it is in memory now, read by all workers."""
+        pages = await asyncio.to_thread(self._regions[index].populated)
+        total = 0
+        reading: set[asyncio.Future[int]] = set()
+        try:
+            for runs in pages.batches(self._batch_pages):
+                if len(reading) >= 2 * self.workers:
+                    done, reading = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+                    total += sum(each.result() for each in done)
+                reading.add(asyncio.ensure_future(self.run(worker.rehash, index, runs.tobytes())))
+            return (total + sum(await asyncio.gather(*reading))) & _WRAP
+        finally:
+            for each in reading:
+                each.cancel()
 
     async def close(self) -> None:
         """End the workers, whatever they do, and give the memory back."""
@@ -161,7 +188,7 @@ class Stage:
             pool.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(_reap, processes)
         self.terms = ()
-        for shared in (self._arena, self._terms):
+        for shared in self._shared:
             with contextlib.suppress(BufferError):
                 shared.close()
 

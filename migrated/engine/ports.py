@@ -22,6 +22,10 @@ class Channel(Protocol):
     def received_bytes(self) -> int:
         """All bytes taken from the network so far."""
 
+    @property
+    def sending(self) -> bool:
+        """Whether a send is under way, so that another would wait for it."""
+
     def agree(self, limits: BatchLimits) -> None:
         """Set what both sides agreed on for batches."""
 

@@ -113,6 +113,8 @@ class Tally:
                 if event.state.final:
                     self._ended = self._clock()
             case RoundStarted():
+                if event.round == 1:
+                    self._window_start, self._window_bytes = self._clock(), 0
                 shown.round, shown.round_pages, shown.last_round = event.round, event.pages, event.last
                 shown.round_pages_done = 0
                 shown.remaining_bytes = event.pages * shown.page_size

@@ -29,6 +29,7 @@ from migrated.engine.events import (
     StateChanged,
 )
 from migrated.engine.events import Failed as FailedEvent
+from migrated.engine.options import MAX_DEVICE_STATE, START_FAILED
 from migrated.engine.ports import Channel, in_thread, see_through
 from migrated.engine.progress import Progress as Shown
 from migrated.engine.progress import Tally
@@ -38,10 +39,10 @@ from migrated.errors import (
     ConnectionLostError,
     IntegrityError,
     MigratedError,
+    PeerFailedError,
     ProtocolError,
 )
 from migrated.guests.base import TargetGuest
-from migrated.pages import cut_runs
 from migrated.protocol import (
     RAW_CODEC,
     Aborted,
@@ -67,6 +68,8 @@ from migrated.protocol import (
 )
 
 __all__ = ["Receiver"]
+
+_RECORD_AGAIN_SECONDS = 1.0
 
 _PROGRESS_SECONDS = 0.1
 """At most this often the source is told how far the pages got."""
@@ -97,7 +100,9 @@ class Receiver:
         self._outer = observer
         self._clock = clock
         self._began = clock()
-        self._ready_at = 0.0
+        self._commit_at = 0.0
+        self._paused_before = 0.0
+        self._run_tried = False
         self._ready = False
         self._aborted = False
         self._was_running = True
@@ -211,9 +216,12 @@ class Receiver:
             case Commit():
                 if message.migration_id != self.migration_id:
                     raise ProtocolError("the source commits another migration than its own")
+                self._paused_before = message.paused_ms / 1000
                 await self._channel.send(await self.commit())
-            case Cancel():
+            case Cancel(code=CancelledByPersonError.reason):
                 raise CancelledByPersonError(f"the source cancelled: {message.reason}")
+            case Cancel():
+                raise PeerFailedError(f"the source gave up: {message.reason}", "", message.code)
             case Estimate():
                 self._estimate(message)
             case Ping():
@@ -299,7 +307,7 @@ class Receiver:
             )
         )
         now = self._clock()
-        if now - self._told >= _PROGRESS_SECONDS and not self._ready:
+        if now - self._told >= _PROGRESS_SECONDS and not self._ready and not self._channel.sending:
             self._told = now
             with contextlib.suppress(MigratedError):
                 await self._channel.send(Progress(self._batches, self._raw_bytes))
@@ -336,7 +344,10 @@ class Receiver:
         if self._shown_round > self._rounds:
             raise ProtocolError("the source sent its digest in the middle of a round")
         self._observe(StateChanged(State.STOP_AND_COPY))
-        ours = await self._reread() if self._offer.verify_full else await in_thread(self._stage.digest)
+        if self._offer.verify_full:
+            ours = tuple([await self._stage.reread(n) for n in range(len(self._target.regions))])
+        else:
+            ours = await in_thread(self._stage.digest)
         if ours != message.terms:
             wrong = [
                 region.name
@@ -359,6 +370,8 @@ class Receiver:
             raise ProtocolError("the source sent device state where none was due")
         if isinstance(message, DeviceState):
             self._device_bytes += len(message.data)
+            if self._device_bytes > MAX_DEVICE_STATE:
+                raise ProtocolError(f"the source sent more than {MAX_DEVICE_STATE >> 20} MiB of device state")
             self._device_checksum.update(message.data)
             await in_thread(self._target.load_device_state, message.data)
             return
@@ -372,19 +385,8 @@ class Receiver:
 
     async def _make_ready(self) -> None:
         await in_thread(self._target.make_ready)
-        self._ready, self._ready_at = True, self._clock()
+        self._ready = True
         await self._channel.send(Ready())
-
-    async def _reread(self) -> tuple[int, ...]:
-        async def region(index: int) -> int:
-            populated = await in_thread(self._target.regions[index].populated)
-            pieces = [
-                self._stage.run(worker.rehash, index, runs.tobytes())
-                for runs in cut_runs(populated.runs(), self._accept.batch_pages)
-            ]
-            return sum(await asyncio.gather(*pieces)) & (1 << 64) - 1
-
-        return tuple([await region(index) for index in range(len(self._target.regions))])
 
     async def commit(self) -> Running | Aborted | Failed:
         """Decide, durably, and start the guest. Idempotent; also called for a COMMIT on a new connection."""
@@ -395,6 +397,7 @@ class Receiver:
             if not self._ready:
                 raise ProtocolError("the source commits before the destination is ready")
             if record is None or record.outcome is not Outcome.RUNNING:
+                self._commit_at = self._clock()
                 self._observe(StateChanged(State.COMMIT))
                 await see_through(self._decide())
                 try:
@@ -402,7 +405,7 @@ class Receiver:
                 except MigratedError as error:
                     self._observe(FailedEvent(error.reason, error.what, error.hint))
                     return Failed(
-                        "start-failed",
+                        START_FAILED,
                         f"it decided to run the guest, but cannot start it: {error.what}",
                         error.hint,
                     )
@@ -416,6 +419,7 @@ class Receiver:
             return Running()
 
     async def _decide(self) -> None:
+        self._run_tried = True
         await in_thread(self._records.write, self._record(Outcome.RUN))
         # From here on there is no way back: the guest runs here, or nowhere until a person decides.
         self.decided.set()
@@ -431,8 +435,7 @@ class Receiver:
             self._aborted = True  # also if the record can't be written: what is discarded now never runs
             known = error if isinstance(error, MigratedError) else MigratedError(f"it stopped: {error!r}")
             await self._drain()
-            with contextlib.suppress(MigratedError):
-                await in_thread(self._records.write, self._record(Outcome.ABORTED))
+            await self._record_aborted()
             try:
                 await in_thread(self._target.discard)
             except Exception as failure:
@@ -445,6 +448,19 @@ class Receiver:
                 async with asyncio.timeout(1.0):
                     await self._channel.send(Failed(known.reason, known.what, known.hint))
 
+    async def _record_aborted(self) -> None:
+        """Without a record this is a crash to the next start, which discards too - unless RUN may have got to the
+        disk: then nothing is discarded, and nobody told so, before ABORTED is there."""
+        while True:
+            try:
+                await in_thread(self._records.write, self._record(Outcome.ABORTED))
+            except MigratedError:
+                if not self._run_tried:
+                    return
+                await asyncio.sleep(_RECORD_AGAIN_SECONDS)
+            else:
+                return
+
     def _report(self) -> Report:
         shown = self._tally.snapshot()
         now = self._clock()
@@ -452,8 +468,8 @@ class Receiver:
             migration_id=self.migration_id,
             guest=self._offer.guest,
             total_seconds=now - self._began,
-            downtime_seconds=now - self._ready_at,
-            downtime_parts={"start": now - self._ready_at},
+            downtime_seconds=self._paused_before + now - self._commit_at,
+            downtime_parts={"source": self._paused_before, "start": now - self._commit_at},
             setup_seconds=0.0,
             rounds=self._rounds,
             total_bytes=shown.total_bytes,

@@ -111,6 +111,10 @@ class Records:
                 (self._load(path) for path in self.folder.glob("*.json")), key=lambda each: each.written
             )
 
+    def count(self) -> int:
+        """How many there are."""
+        return sum(1 for _ in self.folder.glob("*.json"))
+
     def forget_old(self, now: float) -> None:
         """Remove decided records that nobody will ask for any more; ``now`` in seconds of the wall clock."""
         for record in list(self.all()):

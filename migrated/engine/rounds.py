@@ -9,7 +9,7 @@ from migrated.compression.layout import RAW
 from migrated.compression.stage import Stage
 from migrated.engine.events import BatchMoved, Observer
 from migrated.engine.ports import Channel
-from migrated.pages import PageSet, Runs, cut_runs, runs_of_mask
+from migrated.pages import PageSet, Runs
 from migrated.protocol import RAW_CODEC, BatchHeader
 
 __all__ = ["Pusher", "RoundResult", "Tuning"]
@@ -19,9 +19,6 @@ _LAST_ROUND_SHARE = 4
 
 _SMALLEST_BATCH = 64
 """Pages. Below one block (256 KiB) the cost of a task outweighs what is won by spreading it."""
-
-_WINDOW = 1 << 17
-"""Pages (512 MiB) whose runs are looked for at once: at most 11 ms on the event loop, if every second is dirty."""
 
 
 @dataclass(slots=True)
@@ -81,13 +78,8 @@ class Pusher:
             share = sum(map(len, dirty)) // (self._stage.workers * _LAST_ROUND_SHARE)
             limit = min(limit, max(_SMALLEST_BATCH, share))
         for region, pages in enumerate(dirty):
-            for first in range(0, pages.size, _WINDOW):
-                window = pages.mask[first : first + _WINDOW]
-                if window.any():
-                    found = runs_of_mask(window)
-                    found[:, 0] += first
-                    for runs in cut_runs(found, limit):
-                        yield region, runs
+            for runs in pages.batches(limit):
+                yield region, runs
 
     async def push(self, number: int, dirty: Sequence[PageSet], *, first: bool, last: bool) -> RoundResult:
         """Pack and send every page of ``dirty``, one set a region; returns when the last batch is sent.

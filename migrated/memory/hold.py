@@ -224,8 +224,8 @@ class Holder:
         if outcome == Outcome.FORBIDDEN:
             return AccessError(
                 text,
-                "end the debugger that traces it; or run as the same user with kernel.yama.ptrace_scope=0, "
-                "or give CAP_SYS_PTRACE",
+                "run as its user (with kernel.yama.ptrace_scope=0) or give CAP_SYS_PTRACE; "
+                "if a debugger traces it, end that",
             )
         if outcome == Outcome.FAILED:
             return GuestError(text)

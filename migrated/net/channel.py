@@ -24,6 +24,9 @@ _UNSENT_BYTES = 256 << 10
 
 _CONTROL_BYTES = 64 << 10
 
+_PIECE_BYTES = 256 << 10
+"""What is given to the socket at once: a peer that takes less than this in ``idle_timeout`` is lost."""
+
 
 class SocketChannel:
     """A connected stream socket as one side of the protocol; see :class:`migrated.engine.ports.Channel`.
@@ -44,6 +47,7 @@ class SocketChannel:
         self._turn = asyncio.Lock()
         self._control = memoryview(bytearray(_CONTROL_BYTES))
         self._waiting_since: float | None = None
+        self._pushing_since: float | None = None
         self._last_sent = self._loop.time()
         self._lost: ConnectionLostError | None = None
         self._mute: ConnectionLostError | None = None
@@ -59,6 +63,11 @@ class SocketChannel:
         async with self._turn:
             await self._write(self._connection.preamble())
         return self
+
+    @property
+    def sending(self) -> bool:
+        """Whether a send is under way, so that another would wait for it."""
+        return self._turn.locked()
 
     def agree(self, limits: BatchLimits) -> None:
         """Set what both sides agreed on for batches."""
@@ -100,14 +109,16 @@ class SocketChannel:
             raise gone
         try:
             for part in parts:
-                piece = self._pacer.piece or len(part) or 1
+                piece = self._pacer.piece or _PIECE_BYTES
                 for start in range(0, len(part), piece):
                     chunk = part[start : start + piece]
                     delay = self._pacer.delay(len(chunk), self._loop.time())
                     if delay > 0:
                         await asyncio.sleep(delay)
+                    self._pushing_since = self._loop.time()
                     await self._loop.sock_sendall(self._sock, chunk)
                     self.sent_bytes += len(chunk)
+            self._pushing_since = None
         except OSError as error:
             # Only this direction: what the peer said before it hung up may say why, and is still to be read.
             self._mute = _lost(self.peer, error)
@@ -157,14 +168,11 @@ class SocketChannel:
         while self._lost is None:
             await asyncio.sleep(self._idle_timeout / 4)
             now = self._loop.time()
-            if self._waiting_since is not None and now - self._waiting_since > self._idle_timeout:
-                self._tear(
-                    ConnectionLostError(
-                        f"{self.peer} said nothing for {self._idle_timeout:.0f} s",
-                        "check the link and the other host",
-                    )
-                )
-                return
+            for since, what in ((self._waiting_since, "said"), (self._pushing_since, "took")):
+                if since is not None and now - since > self._idle_timeout:
+                    text = f"{self.peer} {what} nothing for {self._idle_timeout:.0f} s"
+                    self._tear(ConnectionLostError(text, "check the link and the other host"))
+                    return
             if (
                 not self._turn.locked()
                 and not self._connection.finished

@@ -97,7 +97,7 @@ class Connection:
                 f"the {self.role.peer.value} closed the connection in the state {self.state}",
                 "its log says why"
                 if self._greeted
-                else "is it migrated that listens there, and with TLS or without?",
+                else "is it migrated that listens there?",
             )
 
     def next_event(self) -> Message | BatchHeader | None:
@@ -270,5 +270,5 @@ def _check_greeting(received: bytearray) -> None:
         )
     raise ProtocolError(
         "the peer does not speak the protocol of migrated",
-        "check address and port, and whether one side uses TLS and the other does not",
+        "check address and port",
     )

@@ -275,25 +275,32 @@ class Digest(Message):
 
 @dataclass(frozen=True, slots=True)
 class Commit(Message):
-    """Source: the guest is yours. As the first message of a connection: how did that migration end?"""
+    """Source: the guest is yours. As the first message of a connection: how did that migration end?
+
+    ``paused_ms`` is how long the guest has been paused at the source, for whoever watches the destination.
+    """
 
     type_id: ClassVar[int] = 8
 
     migration_id: str
+    paused_ms: int = 0
 
     def __post_init__(self) -> None:
         check_match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
+        check_number("paused_ms", self.paused_ms, 0, U64)
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Message):
-    """Source: stop; the guest stays here. The destination answers with :class:`Aborted`."""
+    """Source: stop; the guest stays here. ``code`` is a word for the reason: ``cancelled`` if a person said so."""
 
     type_id: ClassVar[int] = 9
 
     reason: str = ""
+    code: str = "cancelled"
 
     def __post_init__(self) -> None:
+        check_match("code", self.code, WORD, "a word")
         make_harmless(self, "reason")
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from migrated.engine.events import Event, Report
+from migrated.engine.options import STARTS_GUEST, OnStall, SendOptions, Verify
 from migrated.engine.receiver import Receiver
 from migrated.engine.records import Records
 from migrated.engine.rounds import Tuning
-from migrated.engine.sender import STARTS_GUEST, OnStall, Sender, SendOptions, Verify
+from migrated.engine.sender import Sender
 from migrated.guests.base import SourceGuest, TargetGuest
 from migrated.memory.region import FileRegion
 from migrated.memory.trackers.hashes import HashTracker

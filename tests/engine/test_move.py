@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from migrated.engine.events import Event, Finished, RoundFinished, Stalled, State, StateChanged
+from migrated.engine.options import OnStall, Verify
 from migrated.engine.records import Outcome, Records
-from migrated.engine.sender import OnStall, Verify
 from migrated.errors import (
     ConnectionLostError,
     GuestError,
@@ -154,22 +154,39 @@ async def test_full_verification_finds_what_the_tracker_missed(sides: Any) -> No
     assert outcome(sides, "incoming") is Outcome.ABORTED
 
 
+@pytest.fixture
+def hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds never help: ten seconds of downtime are expected after each."""
+    for module in ("precopy", "convergence"):
+        monkeypatch.setattr(f"migrated.engine.{module}.expected_downtime", lambda measured: 10.0)
+
+
+async def test_a_limit_below_the_fixed_costs_is_named_as_such(sides: Any) -> None:
+    with pytest.raises(StalledError, match="whatever the guest writes"):
+        await sides.move(sides.sender(downtime=1e-9, on_stall=OnStall.THROTTLE))
+    assert "throttle 0.2" not in sides.source.calls
+
+
+@pytest.mark.usefixtures("hopeless")
 async def test_a_stall_fails_if_told_so(sides: Any) -> None:
     with pytest.raises(StalledError, match="--on-stall"):
-        await sides.move(sides.sender(downtime=1e-9))
+        await sides.move(sides.sender(downtime=1.0))
     assert "pause" not in sides.source.calls
     assert outcome(sides, "incoming") is Outcome.ABORTED
+    assert sides.far_events[-1] == StateChanged(State.FAILED)
 
 
+@pytest.mark.usefixtures("hopeless")
 async def test_a_stall_switches_if_told_so(sides: Any) -> None:
-    await sides.move(sides.sender(downtime=1e-9, on_stall=OnStall.SWITCH))
+    await sides.move(sides.sender(downtime=1.0, on_stall=OnStall.SWITCH))
     assert equal(sides)
     assert any(isinstance(event, Stalled) for event in sides.events)
 
 
+@pytest.mark.usefixtures("hopeless")
 async def test_a_stall_throttles_step_by_step_and_lets_go(sides: Any) -> None:
     with pytest.raises(StalledError, match="99 %"):
-        await sides.move(sides.sender(downtime=1e-9, on_stall=OnStall.THROTTLE, max_rounds=1))
+        await sides.move(sides.sender(downtime=1.0, on_stall=OnStall.THROTTLE, max_rounds=1))
     throttles = [call for call in sides.source.calls if call.startswith("throttle")]
     assert throttles[:3] == ["throttle 0.2", "throttle 0.3", "throttle 0.4"]
     assert throttles[-1] == "throttle 0.0"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from migrated.engine.events import Event, State, StateChanged
+from migrated.engine.precopy import PreCopy
 from migrated.engine.records import Outcome, Record, Records
 from migrated.errors import GuestError, PeerFailedError, ResourceError
 from migrated.protocol import Aborted, Digest, Running
@@ -107,16 +108,18 @@ async def test_a_cancellation_while_run_is_being_recorded_comes_too_late(
     assert outcome(sides) in (Outcome.RUN, Outcome.RUNNING)
 
 
-async def test_a_digest_before_the_end_of_the_round_is_refused(sides: Any) -> None:
+async def test_a_digest_before_the_end_of_the_round_is_refused(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pages may still be on their way into memory then."""
     sender = sides.sender()
 
-    async def push_and_digest(pusher: Any, pending: Any, *, last: bool) -> None:
-        await pusher.push(1, pending, first=True, last=last)
+    async def push_and_digest(rounds: Any, pending: Any, *, last: bool) -> None:
+        await rounds._pusher.push(1, pending, first=True, last=last)
         await sides.ends[0].send(Digest((0,), was_running=True))
         await asyncio.Event().wait()
 
-    sender._push_round = push_and_digest
+    monkeypatch.setattr(PreCopy, "push_round", push_and_digest)
     with pytest.raises(PeerFailedError, match="middle of a round"):
         await sides.move(sender)
     assert outcome(sides) is Outcome.ABORTED

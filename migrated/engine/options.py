@@ -1,0 +1,48 @@
+"""What one migration is asked to do."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["MAX_DEVICE_STATE", "STARTS_GUEST", "START_FAILED", "OnStall", "SendOptions", "Verify"]
+
+STARTS_GUEST = "starts-guest"
+"""The feature of a destination that will run the guest. Without it the memory is copied, and the source's goes on."""
+
+
+MAX_DEVICE_STATE = 256 << 20
+"""Bytes. 0.3 to 0.6 MB are usual; the memory of a large display is sent with it."""
+
+
+START_FAILED = "start-failed"
+"""The code of the one failure after COMMIT that asking again does not mend: a person has to look."""
+
+
+class OnStall(StrEnum):
+    """What to do when rounds stop helping."""
+
+    FAIL = "fail"
+    THROTTLE = "throttle"
+    SWITCH = "switch"
+
+
+class Verify(StrEnum):
+    """What is compared before COMMIT: the terms of the pages as sent, or all memory read again."""
+
+    DIGEST = "digest"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class SendOptions:
+    """What one migration was asked to do. ``codecs`` are those this side offers, with their levels."""
+
+    guest_name: str
+    codecs: dict[str, tuple[int, ...]]
+    compress_workers: int
+    decompress_workers: int
+    batch_pages: int
+    max_rounds: int
+    on_stall: OnStall
+    verify: Verify
+    commit_timeout: float
+    destination: str

@@ -1,0 +1,202 @@
+"""Pre-copy: rounds while the guest runs, until the rest fits the downtime limit or rounds stop helping."""
+
+import math
+from collections.abc import Callable
+
+from migrated.compression.stage import Stage
+from migrated.engine.convergence import Decision, Measured, Trend, decide, expected_downtime
+from migrated.engine.conversation import Conversation
+from migrated.engine.events import (
+    Estimated,
+    Observer,
+    RoundFinished,
+    RoundStarted,
+    Stalled,
+    State,
+    StateChanged,
+)
+from migrated.engine.options import OnStall, SendOptions
+from migrated.engine.ports import Channel, in_thread
+from migrated.engine.rounds import Pusher, RoundResult, Tuning
+from migrated.errors import StalledError
+from migrated.guests.base import SourceGuest
+from migrated.pages import PAGE_SIZE, PageSet
+from migrated.protocol import Estimate, RoundEnd
+
+__all__ = ["PreCopy"]
+
+_FIRST_THROTTLE, _THROTTLE_STEP, _MOST_THROTTLE = 0.2, 0.1, 0.99
+"""The share of time a guest is held to let rounds converge: QEMU's auto-converge steps."""
+
+_GUESSED_FIXED_SECONDS = 0.03
+"""Pause, digest, fsyncs and start before they have been measured: what the demo guest takes."""
+
+_RATE_BYTES = 1 << 20
+"""A round with fewer bytes than this says more of the barrier's latency than of the link's rate: it counts only
+until another has sent more."""
+
+_FOR_EVER_SECONDS = 1e9
+
+_HASHED_BYTES_PER_SECOND = 1.5e9
+"""One worker reading and hashing pages that did not change; measured by the benchmark of the stages."""
+
+
+class PreCopy:
+    """The rounds of one migration. ``round`` is the last one's number, ``throttled`` the share of time for which
+    the guest is held to let them converge."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        conversation: Conversation,
+        guest: SourceGuest,
+        stage: Stage,
+        pusher: Pusher,
+        options: SendOptions,
+        tuning: Tuning,
+        observer: Observer,
+        clock: Callable[[], float],
+    ) -> None:
+        self.round = 0
+        self.throttled = 0.0
+        self.tuning = tuning
+        self._channel = channel
+        self._conversation = conversation
+        self._guest = guest
+        self._stage = stage
+        self._pusher = pusher
+        self._options = options
+        self._observe = observer
+        self._clock = clock
+        self._wire_rate = 0.0
+        self._rate_bytes = 0
+        self._bytes_per_page = float(PAGE_SIZE)
+
+    async def pre_copy(self) -> list[PageSet]:
+        """Rounds until the rest fits the downtime limit; returns the pages that are still to be sent."""
+        guest = self._guest
+        self._observe(StateChanged(State.PRE_COPY))
+        await in_thread(guest.tracker.arm)
+        pending = [await in_thread(region.populated) for region in guest.regions]
+        scanned_at = self._clock()
+        trend = Trend()
+        while True:
+            result = await self.push_round(pending, last=False)
+            await in_thread(guest.check)
+            scan_began = self._clock()
+            pending = await self.collect()
+            now = self._clock()
+            measured = self._measure(pending, result, scan_seconds=now - scan_began)
+            expected = expected_downtime(measured)
+            estimate = Estimated(
+                measured.remaining_pages,
+                measured.remaining_wire_bytes,
+                measured.remaining_pages * PAGE_SIZE / max(now - scanned_at, 1e-6),
+                measured.wire_bytes_per_second,
+                expected,
+            )
+            self._observe(estimate)
+            await self._channel.send(_on_wire(estimate))
+            scanned_at = now
+            trend = trend.after(expected)
+            # A tracker that only names candidates knows nothing before a round has compared them.
+            known = guest.tracker.exact or self.round > 1
+            decision = decide(
+                measured, trend, downtime_limit=self.tuning.downtime, max_rounds=self._options.max_rounds
+            )
+            if decision is Decision.SWITCH and known:
+                return pending
+            if decision is Decision.STALL and await self._stalled(trend, expected, measured.fixed_seconds):
+                return pending
+            if decision is Decision.STALL:
+                trend = Trend(trend.best, 0, 0)
+
+    async def push_round(self, pending: list[PageSet], *, last: bool) -> RoundResult:
+        self.round += 1
+        pages = sum(map(len, pending))
+        self._observe(RoundStarted(self.round, pages, last))
+        began = self._clock()
+        self._channel.set_rate(self.tuning.bandwidth)
+        result = await self._pusher.push(self.round, pending, first=self.round == 1, last=last)
+        await self._channel.send(RoundEnd(self.round, result.batches, result.data_pages))
+        if not last:
+            await self._conversation.barrier(self.round)
+        seconds = self._clock() - began
+        if result.wire_bytes >= min(_RATE_BYTES, self._rate_bytes):
+            self._wire_rate, self._rate_bytes = result.wire_bytes / max(seconds, 1e-6), result.wire_bytes
+        # Memory that was never used says nothing of the pages that are being written.
+        counted = result.data_pages if self.round == 1 else result.pages
+        if counted:
+            self._bytes_per_page = result.wire_bytes / counted
+        self._observe(RoundFinished(self.round, seconds, result.data_pages, result.wire_bytes))
+        return result
+
+    async def collect(self, *, last: bool = False) -> list[PageSet]:
+        """The pages that must travel again: those written since, and those that became holes."""
+        return await in_thread(self._collect_blocking, last)
+
+    def _collect_blocking(self, last: bool) -> list[PageSet]:
+        tracker = self._guest.tracker
+        dirty = tracker.last() if last else tracker.collect()
+        for region, pages, terms in zip(self._guest.regions, dirty, self._stage.terms, strict=True):
+            # A punched hole, a truncation, private memory given back (MADV_DONTNEED): no write for any tracker.
+            pages.mask |= (terms != 0) & ~region.populated().mask
+        return dirty
+
+    def _measure(self, pending: list[PageSet], result: RoundResult, *, scan_seconds: float) -> Measured:
+        fixed = _GUESSED_FIXED_SECONDS + self._guest.switch_seconds + scan_seconds
+        rate = min(self._wire_rate, self.tuning.bandwidth)
+        if self._guest.tracker.exact:
+            return Measured(sum(map(len, pending)), self._bytes_per_page, rate, fixed)
+        # Every page is a candidate: expect as many changed pages as last time, plus reading them all.
+        per_page = result.wire_bytes / result.data_pages if result.data_pages else 0.0
+        return Measured(result.data_pages, per_page, rate, fixed + self._last_scan_seconds(pending))
+
+    def _last_scan_seconds(self, pending: list[PageSet]) -> float:
+        """Reading and hashing every candidate once, by all workers."""
+        return (
+            sum(map(len, pending)) * PAGE_SIZE / (_HASHED_BYTES_PER_SECOND * self._options.compress_workers)
+        )
+
+    async def _stalled(self, trend: Trend, expected: float, fixed: float) -> bool:
+        """True to switch over now; False to go on with rounds, the guest slowed down."""
+        why = (
+            f"after {self.round} rounds the guest would be paused for {_seconds(expected)}, "
+            f"and the limit is {_seconds(self.tuning.downtime)} (best so far {_seconds(trend.best)})"
+        )
+        action = self._options.on_stall
+        self._observe(Stalled(action, why))
+        if action is OnStall.SWITCH:
+            return True
+        if action is OnStall.THROTTLE and fixed <= self.tuning.downtime:
+            if self.throttled < _MOST_THROTTLE:
+                step = self.throttled + _THROTTLE_STEP if self.throttled else _FIRST_THROTTLE
+                self.throttled = min(step, _MOST_THROTTLE)
+                await in_thread(self._guest.throttle, self.throttled)
+                return False
+            why += ", even with the guest slowed down by 99 %"
+        if fixed > self.tuning.downtime:
+            raise StalledError(
+                f"pausing, scanning and starting alone take some {_seconds(fixed)}, whatever the guest writes: {why}",
+                "allow more with --downtime",
+            )
+        others = "" if action is OnStall.THROTTLE else " --on-stall throttle or switch,"
+        raise StalledError(
+            f"the guest writes faster than it can be moved: {why}",
+            f"allow more with --downtime, or use{others} a stronger codec, or a faster link",
+        )
+
+
+def _on_wire(estimate: Estimated) -> Estimate:
+    """An estimate as the other side is told it: whole numbers, and a very long time for ever."""
+    return Estimate(
+        remaining_bytes=estimate.remaining_pages * PAGE_SIZE,
+        remaining_wire_bytes=int(estimate.remaining_wire_bytes),
+        dirty_bytes_per_second=int(estimate.dirty_bytes_per_second),
+        wire_bytes_per_second=int(estimate.wire_bytes_per_second),
+        expected_downtime_ms=int(1000 * min(estimate.expected_downtime, _FOR_EVER_SECONDS)),
+    )
+
+
+def _seconds(value: float) -> str:
+    return "for ever" if math.isinf(value) else f"{value * 1000:.0f} ms"
