@@ -14,6 +14,7 @@ EPILOG = example(
     "migrated send demo:/dev/shm/a.mem db2.example              moves the demo guest",
     "migrated send shm:/dev/shm/db.mem db2 --name db --pid 812  process 812 writes that memory",
     "migrated send pid:812 db2:4440 --after stop                copies a process's memory",
+    "migrated send qemu:/run/vm.qmp db2 --name vm               moves a virtual machine",
     "migrated send demo:/dev/shm/a.mem db2 --codec lz4 --bandwidth 500Mbit/s --downtime 100ms",
     codes="0 it moved, 3-14 it did not and goes on here, 20 unknown (migrated resolve), 130 cancelled",
 )
@@ -30,7 +31,11 @@ def _option(*names: str, metavar: str, help: str, panel: str) -> Any:  # noqa: A
 
 def send(
     guest: Annotated[
-        str, typer.Argument(metavar="GUEST", help="What to move: demo:/path, shm:/path, or pid:N for a copy.")
+        str,
+        typer.Argument(
+            metavar="GUEST",
+            help="What to move: demo:/path, shm:/path, qemu:/path of its QMP socket, or pid:N for a copy.",
+        ),
     ],
     destination: Annotated[
         str,
@@ -70,6 +75,14 @@ def send(
             panel=_GUEST,
         ),
     ] = "anonymous",
+    keep_source: Annotated[
+        bool,
+        typer.Option(
+            "--keep-source",
+            help="Leave a virtual machine that has moved here, paused (qemu:). Never let it run again.",
+            rich_help_panel=_GUEST,
+        ),
+    ] = False,
     tracker: Annotated[
         str | None,
         _option(
@@ -180,6 +193,7 @@ def send(
             resume=resume,
             after=after,
             mappings=mappings,
+            keep=keep_source,
             as_json=as_json,
             quiet=quiet,
         )

@@ -48,6 +48,7 @@ class Order:
     resume: str
     after: str
     mappings: str
+    keep: bool
     as_json: bool
     quiet: bool
 
@@ -67,6 +68,7 @@ def send_guest(order: Order) -> None:
         resume=_command("--resume", order.resume),
         after=_word(After, "--after", order.after),
         mappings=_word(Selection, "--mappings", order.mappings),
+        keep=order.keep,
     )
     logs.configure(settings.log.level, settings.log.format)
     view = make_view(str(uri), str(address), as_json=order.as_json, quiet=order.quiet)

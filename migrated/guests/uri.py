@@ -54,6 +54,8 @@ def open_source(uri: GuestUri | str, options: GuestOptions | None = None) -> Sou
             f"pids, pause and resume commands are for shm: guests, and this is {found}",
             "leave them out: the guest's process is known",
         )
+    if options.keep and found.kind != "qemu":
+        raise UsageError(f"only a virtual machine can be kept here, and this is {found}", "leave out --keep-source")
     match found.kind:
         case "demo":
             from migrated.guests.demo.source import DemoSource

@@ -5,6 +5,7 @@ The library's client lives on an event loop of one thread of ours; calls may com
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Coroutine, Mapping
@@ -18,6 +19,8 @@ from migrated.errors import AccessError, GuestDiedError, GuestError, GuestNotFou
 __all__ = ["CommandFailedError", "Qmp"]
 
 _T = TypeVar("_T")
+
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it raises, and we tell that ourselves
 
 _GREETING_SECONDS = 5.0
 """QEMU greets at once, unless somebody else is connected: a monitor's socket serves one client at a time."""

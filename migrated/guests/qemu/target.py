@@ -77,7 +77,7 @@ class QemuTarget(TargetGuest):
             backends = {each.name: each for each in machine.backends}
             self.regions = tuple(_open_memory(backends[name], machine.pid) for name, _ in sizes)
             for region in self.regions:
-                region.punch(PageSet.full(region.pages).runs())
+                _empty(region)
             self._settings = monitor.capabilities(tuple(_SETTINGS))
             if set(self._settings) != set(_SETTINGS):
                 raise GuestError(
@@ -215,6 +215,7 @@ class QemuTarget(TargetGuest):
         """See :meth:`TargetGuest.discard`."""
         if self._started:
             return
+        backends: tuple[Backend, ...] = ()
         with contextlib.suppress(GuestNotFoundError, GuestDiedError):
             monitor = self._monitor or Monitor(self._path)
             self._monitor = monitor
@@ -222,15 +223,22 @@ class QemuTarget(TargetGuest):
             if monitor.running or (state == "none" and monitor.status != "inmigrate"):
                 return  # not what waited for the guest
             machine = inspect(monitor.qmp.greeting, monitor.qmp.execute)
+            backends = machine.backends
             if state == "none" and not self._command:
                 monitor.set_capabilities(self._settings)
             else:
                 monitor.quit()
                 wait_for_end(machine.pid)
-            for each in machine.backends:
-                _empty(each)
-        self._close_regions()
         self._end_started()
+        for region in self.regions:  # also if QEMU is gone: its files are not
+            with contextlib.suppress(MigratedError):
+                _empty(region)
+        for each in backends if not self.regions else ():  # after a crash of ours
+            with contextlib.suppress(MigratedError):
+                region = FileRegion(Path(each.path), each.size, writable=True, name=each.name)
+                _empty(region)
+                region.close()
+        self._close_regions()
 
     def close(self) -> None:
         """See :meth:`TargetGuest.close`."""
@@ -287,13 +295,8 @@ def _open_memory(backend: Backend, pid: int) -> FileRegion:
     return region
 
 
-def _empty(backend: Backend) -> None:
-    with contextlib.suppress(MigratedError):
-        region = FileRegion(Path(backend.path), backend.size, writable=True, name=backend.name)
-        try:
-            region.punch(PageSet.full(region.pages).runs())
-        finally:
-            region.close()
+def _empty(region: FileRegion) -> None:
+    region.punch(PageSet.full(region.pages).runs())
 
 
 def _memory(sizes: Mapping[str, int]) -> str:
