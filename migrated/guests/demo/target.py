@@ -25,6 +25,7 @@ _READY_SECONDS = 30.0
 _RUNNING_SECONDS = 10.0
 """From `start` to `running` it takes a few ms, and 10 ms a GiB to find out which pages it may rewrite."""
 _SILENT_LOG_BYTES = 4096
+_SHOWN_LINES = 3
 _LOCK_SECONDS = 5.0
 """After a crash of ours the guest that stood by notices, and leaves, within this."""
 
@@ -66,6 +67,7 @@ class DemoTarget(TargetGuest):
         if self._standby is None:
             raise GuestError(f"guest {self.name} was not prepared")
         self._standby.wait_for("ready", _READY_SECONDS)
+        self._standby.check()
 
     def start(self, was_running: bool) -> None:
         """See :meth:`TargetGuest.start`. If the process that stood by is gone, another one is started."""
@@ -197,6 +199,13 @@ class _Standby:
                 raise GuestError(f"the demo guest's process ended before it was {word}", self._see_log())
             self._said += note
 
+    def check(self) -> None:
+        """Raise GuestError if it has ended."""
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        if ended.poll(0):
+            raise GuestError("the demo guest's process that stood by has ended", self._see_log())
+
     def start(self, was_running: bool) -> None:
         """Let it go on from its memory, or have it wait, stopped, as it was at the source."""
         assert self._process.stdin is not None
@@ -236,4 +245,8 @@ class _Standby:
             self._pidfd = -1
 
     def _see_log(self) -> str:
-        return f"see {self._log}"
+        """What it said last: the log itself goes with the attempt."""
+        lines = []
+        with contextlib.suppress(OSError):
+            lines = self._log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]
+        return f"the last it said was: {' | '.join(lines)}" if lines else f"it said nothing in {self._log}"
