@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo test lint format bench venv clean
+.PHONY: help demo demo-vm test lint format bench venv clean
 
 PYTHON ?=
 VENV   := .venv
@@ -17,6 +17,9 @@ help: ## Show this list
 
 demo: venv ## Watch a running process move, with each codec in turn
 	@$(BIN)/python deploy/demo.py
+
+demo-vm: venv ## Watch a virtual machine move to another host and back (takes QEMU)
+	@$(BIN)/python deploy/demo_vm.py
 
 test: lint ## Check style and types, then run every test (PYTEST="-k name -x" narrows it)
 	@$(BIN)/python -m pytest $(PYTEST)

@@ -32,9 +32,9 @@ from migrated.guests.qemu.target import QemuTarget
 from migrated.guests.uri import open_source
 from migrated.net.address import Address
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "deploy" / "vm"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "deploy"))
 
-from build import Image, build
+from vm.build import Image, build
 
 QEMU = "qemu-system-x86_64"
 PATIENCE = 30.0
@@ -95,9 +95,8 @@ class Vm:
     def command(self, *more: str) -> list[str]:
         """QEMU's command line."""
         shape = self.shape
-        words = (
-            f"console=ttyS0 quiet panic=-1 beat=50 fill={shape.fill} rate={shape.rate} disk={int(shape.disk)}"
-        )
+        words = f"console=ttyS0 quiet panic=-1 beat=50 check=48M fill={shape.fill} rate={shape.rate}"
+        words += f" disk={int(shape.disk)}"
         command = [
             *(QEMU, "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"),
             *("-m", f"{shape.memory}M", "-smp", str(shape.processors)),
