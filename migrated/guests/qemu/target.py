@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from migrated.errors import GuestDiedError, GuestError, GuestNotFoundError, MigratedError
+from migrated.errors import AccessError, GuestDiedError, GuestError, GuestNotFoundError, MigratedError
 from migrated.guests.base import TargetEntry, TargetGuest
+from migrated.guests.held import boot
 from migrated.guests.memory_file import check_room
 from migrated.guests.qemu.frozen import wait_for_end
 from migrated.guests.qemu.inspect import Backend, Machine, inspect
 from migrated.guests.qemu.monitor import Monitor
 from migrated.guests.qemu.safety import differences, target_refusals
+from migrated.memory.linux import process
 from migrated.memory.maps import find_writers, mappings_of_file
 from migrated.memory.region import FileRegion
 from migrated.pages import PageSet
@@ -40,6 +42,8 @@ class QemuTarget(TargetGuest):
     """Takes a VM in, by the monitor at the entry's path. With a command QEMU is started when a guest is offered.
 
     A QEMU that has loaded devices can't wait again: if the guest does not come after all, it is told to quit.
+    Beside the socket lies ``SOCKET.receiving`` meanwhile, with the process that is being filled: after a crash of
+    ours no other VM is ever taken for it.
     """
 
     kind: ClassVar[str] = "qemu"
@@ -50,6 +54,7 @@ class QemuTarget(TargetGuest):
         self._path = entry.path
         self._command = tuple(entry.command)
         self._log = entry.log or entry.path.with_name(f"{entry.path.name}.log")
+        self._marker = entry.path.with_name(f"{entry.path.name}.receiving")
         self._facts: Mapping[str, str] = {}
         self._monitor: Monitor | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,6 +81,7 @@ class QemuTarget(TargetGuest):
             self._check(machine, sizes)
             backends = {each.name: each for each in machine.backends}
             self.regions = tuple(_open_memory(backends[name], machine.pid) for name, _ in sizes)
+            self._mark(machine.pid)
             for region in self.regions:
                 _empty(region)
             self._settings = monitor.capabilities(tuple(_SETTINGS))
@@ -86,9 +92,26 @@ class QemuTarget(TargetGuest):
                 )
             monitor.set_capabilities(_SETTINGS)
         except BaseException:
+            if self.regions:
+                self._marker.unlink(missing_ok=True)
             self._close_regions()
             self._end_started()
             raise
+
+    def _mark(self, pid: int) -> None:
+        try:
+            self._marker.write_text(f"{boot()} {pid} {process.start_time(pid)}\n")
+        except OSError as error:
+            raise AccessError(
+                f"cannot write {self._marker}: {error.strerror}",
+                "migrated must be able to write beside the socket",
+            ) from error
+
+    def _is_marked(self, pid: int) -> bool:
+        """Whether the process is the one that was being filled, here or before a crash."""
+        with contextlib.suppress(OSError):
+            return self._marker.read_text() == f"{boot()} {pid} {process.start_time(pid)}\n"
+        return False
 
     def _check(self, machine: Machine, sizes: Sequence[tuple[str, int]]) -> None:
         for refusal in target_refusals(machine):
@@ -208,6 +231,7 @@ class QemuTarget(TargetGuest):
         if was_running and not monitor.running:
             monitor.qmp.execute("cont")
         self._started = True
+        self._marker.unlink(missing_ok=True)
         with contextlib.suppress(MigratedError):
             monitor.set_capabilities(self._settings)
 
@@ -219,12 +243,11 @@ class QemuTarget(TargetGuest):
         with contextlib.suppress(GuestNotFoundError, GuestDiedError):
             monitor = self._monitor or Monitor(self._path)
             self._monitor = monitor
-            state = monitor.migration
-            if monitor.running or (state == "none" and monitor.status != "inmigrate"):
-                return  # not what waited for the guest
             machine = inspect(monitor.qmp.greeting, monitor.qmp.execute)
+            if machine.status == "running" or not self._is_marked(machine.pid):
+                return  # not what waited for the guest
             backends = machine.backends
-            if state == "none" and not self._command:
+            if machine.migration == "none" and not self._command:
                 monitor.set_capabilities(self._settings)
             else:
                 monitor.quit()
@@ -239,6 +262,7 @@ class QemuTarget(TargetGuest):
                 _empty(region)
                 region.close()
         self._close_regions()
+        self._marker.unlink(missing_ok=True)
 
     def close(self) -> None:
         """See :meth:`TargetGuest.close`."""

@@ -239,24 +239,28 @@ class Stable:
 
     def copy(self, folder: Path, name: str, shape: Shape) -> Vm:
         """A machine that goes on from where the booted one stopped."""
-        booted = self.boot(shape)
         vm = Vm(folder, name, shape, self.image, folder / "disk")
-        shutil.copy(booted / "disk", vm.disk)
+        shutil.copy(self.boot(shape) / "disk", vm.disk)
         vm.start("-incoming", "defer")
         target = QemuTarget(name, entry(vm))
         sizes = [(f"m{number}", (shape.memory << 20) // shape.backends) for number in range(shape.backends)]
         target.prepare(sizes)
+        self.fill(target, shape)
+        target.make_ready()
+        target.start(was_running=True)
+        target.close()
+        vm.goes_on(0)
+        return vm
+
+    def fill(self, target: QemuTarget, shape: Shape) -> None:
+        """Put the booted machine's memory and devices into a target that was prepared."""
+        booted = self.boot(shape)
         for number, region in enumerate(target.regions):
             with (booted / f"boot.mem{number}").open("rb") as old:
                 new = region.fileno()
                 for start, data in _pieces(old):
                     os.pwrite(new, data, start)
         target.load_device_state((booted / "devices").read_bytes())
-        target.make_ready()
-        target.start(was_running=True)
-        target.close()
-        vm.goes_on(0)
-        return vm
 
 
 def _pieces(file: Any) -> Iterator[tuple[int, bytes]]:

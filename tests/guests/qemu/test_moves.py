@@ -30,7 +30,11 @@ async def arrived(there: Vm, after: int) -> None:
         pytest.param(Shape(processors=2), id="two-processors"),
         pytest.param(Shape(backends=2, memory=160), id="two-backends"),
         pytest.param(Shape(disk=True), id="disk"),
-        pytest.param(Shape(more=("-sandbox", "on")), id="sandbox"),
+        pytest.param(
+            Shape(more=("-sandbox", "on", "-runas", "nobody")),
+            id="unprivileged-sandbox",
+            marks=pytest.mark.root,
+        ),
     ],
 )
 async def test_a_machine_moves(sides: Sides, shape: Shape) -> None:
