@@ -167,7 +167,7 @@ async def test_nothing_is_left_after_it_was_closed(regions: tuple[FileRegion, ..
     await stage.close()
     del stage
     gc.collect()
-    assert descriptors() == before
+    assert descriptors() <= before
     assert not any(alive(pid) for pid in pids)
 
 
@@ -184,7 +184,7 @@ async def test_a_stage_that_was_never_started_is_closed_too(regions: tuple[FileR
     await stage.close()
     del stage
     gc.collect()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 async def test_a_cancelled_start_leaves_nothing(regions: tuple[FileRegion, ...]) -> None:
