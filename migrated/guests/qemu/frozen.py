@@ -38,6 +38,7 @@ class FrozenMachine:
         with self._monitor() as monitor:
             if self._was_running:
                 monitor.go_on()
+                monitor.announce()
             monitor.end_migration()
             monitor.set_capabilities(self._settings)
 

@@ -54,6 +54,12 @@ class Monitor:
         self.end_migration()
         self.qmp.execute("cont")
 
+    def announce(self) -> None:
+        """Tell the network that the VM's addresses are here: switches had learned of another place."""
+        # QEMU's defaults for the same after a migration: 5 times within 2 s.
+        with contextlib.suppress(CommandFailedError):
+            self.qmp.execute("announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100})
+
     def end_migration(self, patience: float = 5.0) -> None:
         """Cancel a migration that is under way, and wait until it has ended."""
         if self.migration in _ACTIVE:

@@ -56,7 +56,7 @@ class QemuSource(SourceGuest):
         self._guardian: Guardian | None = None
         self._holder: Holder | None = None
         self._settings: dict[str, bool] = {}
-        self._paused = self._frozen = self._released = False
+        self._paused = self._frozen = self._released = self._gave_devices = False
         self.regions: tuple[FileRegion, ...] = ()
         self.tracker_note = ""
         try:
@@ -147,15 +147,23 @@ class QemuSource(SourceGuest):
         monitor, guardian = self._opened()
         if self.was_running:
             monitor.go_on()
+            if self._gave_devices:
+                monitor.announce()
         else:
             monitor.end_migration()
         guardian.tell("running")
-        self._paused = self._frozen = False
+        self._paused = self._frozen = self._gave_devices = False
 
     def freeze(self) -> None:
         """See :meth:`SourceGuest.freeze`."""
+        monitor, guardian = self._opened()
+        if monitor.running:
+            raise GuestError(
+                f"somebody let the VM of {self._path} go on while it was paused for the move",
+                "it goes on here, and nothing is lost; find out who did, and try again",
+            )
         self._frozen = True
-        self._opened()[1].tell("settled")
+        guardian.tell("settled")
 
     def release(self, moved: bool) -> None:
         """See :meth:`SourceGuest.release`."""
@@ -175,6 +183,7 @@ class QemuSource(SourceGuest):
     def device_state(self) -> Iterator[bytes]:
         """See :meth:`SourceGuest.device_state`: QEMU's own migration stream, without the memory."""
         monitor, _ = self._opened()
+        self._gave_devices = True
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:

@@ -17,6 +17,7 @@ from migrated.engine.records import Outcome
 from migrated.errors import (
     CancelledByPersonError,
     GuestDiedError,
+    GuestError,
     GuestNotFoundError,
     MigratedError,
     OutcomeUnknownError,
@@ -196,6 +197,20 @@ def test_a_frozen_one_waits_for_the_word(stable: Any, tmp_path: Any) -> None:
         assert vm.settings == OFF
     finally:
         vm.kill()
+
+
+async def test_one_that_somebody_lets_go_on_meanwhile_stays_here(sides: Sides) -> None:
+    """What it wrote since is not at the destination."""
+
+    def go_on(_: Outgoing) -> None:
+        with here.monitor() as monitor:
+            monitor.qmp.execute("cont")
+
+    here = sides.vm()
+    moving = await moving_to(sides, here, State.COMMIT, go_on)
+    with pytest.raises(GuestError, match="somebody let the VM"):
+        await moving.run()
+    await goes_on_here(here, sides.vms[1])
 
 
 async def test_a_disk_that_is_not_shared_is_refused(sides: Sides) -> None:
