@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from migrated.errors import GuestDiedError
 
-__all__ = ["Ask", "Backend", "Disk", "Machine", "inspect"]
+__all__ = ["Ask", "Backend", "Disk", "Machine", "block_name", "inspect"]
 
 Ask = Callable[[str, Mapping[str, Any] | None], Any]
 """Runs a QMP command; :meth:`migrated.guests.qemu.qmp.Qmp.execute`."""
@@ -228,6 +229,9 @@ def _identity(file: str, pid: int) -> str:
     path = Path(f"/proc/{pid}/cwd") / file
     try:
         status = path.stat()
+        name = block_name(status.st_rdev) if stat.S_ISBLK(status.st_mode) else ""
+        if name:
+            return f"block:{name}"
         kind = _file_system(status.st_dev)
     except OSError:
         return f"unknown:{file}"
@@ -235,6 +239,17 @@ def _identity(file: str, pid: int) -> str:
         return f"{kind}:{status.st_ino}:{Path(file).name}"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"local:{boot}:{status.st_rdev or status.st_dev}:{status.st_ino}"
+
+
+def block_name(device: int, sysfs: Path = Path("/sys")) -> str:
+    """The name by which every host knows a disk or volume of a storage network; empty if it has none."""
+    folder = sysfs / "dev/block" / f"{os.major(device)}:{os.minor(device)}"
+    for file in ("dm/uuid", "wwid", "device/wwid"):
+        with contextlib.suppress(OSError):
+            name = (folder / file).read_text().strip()
+            if name:
+                return re.sub(r"\s+", "_", name)
+    return ""
 
 
 def _file_system(device: int) -> str:

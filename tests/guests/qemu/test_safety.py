@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrated.guests.qemu.inspect import Machine, inspect
+from migrated.guests.qemu.inspect import Machine, block_name, inspect
 from migrated.guests.qemu.safety import differences, facts_of, refusals, target_refusals
 from migrated.protocol import Offer, RegionInfo
 
@@ -197,3 +197,21 @@ def test_many_devices_fit_into_an_offer() -> None:
     fewer = dataclasses.replace(many, devices=many.devices[1:])
     (found,) = differences(facts, fewer)
     assert found == "devices some-device-with-a-long-name-0 x1 at the source, fewer here"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name"),
+    [
+        ("dm/uuid", "mpath-36001405\n", "mpath-36001405"),
+        ("wwid", "nvme.1234 56\n", "nvme.1234_56"),
+        ("device/wwid", "naa.6001405\n", "naa.6001405"),
+        ("device/model", "cheap\n", ""),
+    ],
+)
+def test_a_volume_is_known_by_the_name_that_all_hosts_use(
+    tmp_path: Path, file: str, text: str, name: str
+) -> None:
+    path = tmp_path / "dev/block/253:4" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert block_name(os.makedev(253, 4), tmp_path) == name
