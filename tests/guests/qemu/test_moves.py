@@ -6,6 +6,8 @@ import contextlib
 import pytest
 from qemu_vm import Pulse, Shape, Sides, Vm, entry, until
 
+from migrated.engine.events import Stalled
+
 pytestmark = [pytest.mark.slow, pytest.mark.needs("qemu-system-x86_64", "gcc", "apt-get")]
 
 OFF = {"x-ignore-shared": False, "late-block-activate": False}
@@ -92,6 +94,26 @@ async def test_a_balloon_that_takes_memory_away_meanwhile(sides: Sides) -> None:
     with here.monitor() as monitor:
         monitor.qmp.execute("balloon", {"value": 96 << 20})
     await task
+    await arrived(there, here.last_beat())
+
+
+async def test_one_that_writes_too_fast_is_slowed_down(sides: Sides) -> None:
+    here = sides.vm("a", Shape(rate="24M"))
+    there = sides.other(here)
+    await sides.serve(a=entry(there, command=True))
+    events: list[object] = []
+    moving = await sides.outgoing(
+        here,
+        "a",
+        events.append,
+        codec="none",
+        bandwidth=24e6,
+        downtime=0.4,
+        on_stall="throttle",
+        max_rounds=2,
+    )
+    await moving.run()
+    assert any(isinstance(event, Stalled) for event in events)
     await arrived(there, here.last_beat())
 
 
