@@ -117,6 +117,7 @@ async def test_one_that_writes_too_fast_is_slowed_down(sides: Sides) -> None:
     await arrived(there, here.last_beat())
 
 
+@pytest.mark.timeout(600)
 async def test_back_and_forth(sides: Sides, request: pytest.FixtureRequest) -> None:
     """20 moves of one machine, its heart watched from outside."""
     vm = sides.vm("a", Shape(rate="4M", processors=2))
