@@ -1,6 +1,8 @@
 """How `migrated send` shows what happens: live on a terminal, lines in a pipe, JSON lines for programs."""
 
 import asyncio
+import contextlib
+import os
 import re
 import sys
 from dataclasses import asdict
@@ -75,7 +77,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Something that the person must know now."""
-        print(f"migrated: {one_line(text)}", file=sys.stderr, flush=True)
+        _put(sys.stderr, f"migrated: {one_line(text)}")
 
     def report(self, report: Report) -> None:
         """It worked."""
@@ -95,7 +97,7 @@ class LineView(View):
         self._sent = 0
 
     def _line(self, text: str) -> None:
-        print(one_line(text), file=self._out, flush=True)
+        _put(self._out, one_line(text))
 
     def __call__(self, event: Event) -> None:
         """Take one event in."""
@@ -125,7 +127,7 @@ class LineView(View):
 
     def report(self, report: Report) -> None:
         """The summary."""
-        print(*summary(report), sep="\n", file=self._out, flush=True)
+        _put(self._out, "\n".join(summary(report)))
 
 
 def _round(event: RoundFinished, candidates: int, *, last: bool) -> str:
@@ -146,7 +148,7 @@ class JsonView(View):
 
     def _line(self, event: str, facts: dict[str, object]) -> None:
         elapsed = round(self.tally.snapshot().elapsed_seconds, 3)
-        print(as_json({"event": event, "elapsed_seconds": elapsed, **facts}), file=self._out, flush=True)
+        _put(self._out, as_json({"event": event, "elapsed_seconds": elapsed, **facts}))
 
     def __call__(self, event: Event) -> None:
         """Take one event in."""
@@ -173,6 +175,17 @@ class JsonView(View):
         """The last line."""
         facts = {"reason": error.reason, "what": error.what, "hint": error.hint, "exit_code": error.exit_code}
         self._line("failed", facts)
+
+
+def _put(out: TextIO, text: str) -> None:
+    """Print a line. Who reads may have gone: a guest that is on its way does not stop for that."""
+    try:
+        print(text, file=out, flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, out.fileno())
+            os.close(nowhere)
 
 
 def _kebab(name: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,17 @@ def test_a_line_a_round_and_a_state_then_the_summary() -> None:
     ]
     assert lines[9] == "state: completed"
     assert lines[10:] == summary(REPORT)
+
+
+def test_a_reader_that_has_gone_does_not_stop_the_guest_on_its_way() -> None:
+    """As in `migrated send ... | head -3`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        view = LineView(out, "demo:/x -> host")
+        for event in STORY:
+            view(event)
+        view.report(REPORT)
 
 
 def test_the_summary_has_qemus_words() -> None:
