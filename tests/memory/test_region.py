@@ -134,7 +134,7 @@ class TestFileRegion:
             mapping = mmap.mmap(fd, size)
             region = FileRegion(fd, writable=True)
         except OSError as error:
-            pytest.skip(f"no huge pages are set aside on this host: {error}")
+            pytest.skip(f"kernel: no huge pages are set aside on this host: {error}")
         region.write(runs((1, 1), (600, 1)), memoryview(page(1) + page(2)))
         assert mapping[PAGE_SIZE : 2 * PAGE_SIZE] == page(1)
         region.punch(runs((1, 1)))

@@ -137,7 +137,7 @@ class TestExactness:
     def test_explicit_huge_pages(self, guest: Any) -> None:
         pages = 1024
         if free_huge_pages() < 2:
-            pytest.skip("no huge pages are set aside on this host (vm.nr_hugepages)")
+            pytest.skip("kernel: no huge pages are set aside on this host (vm.nr_hugepages)")
         guest.ask("fd = os.memfd_create('huge', os.MFD_HUGETLB)")
         guest.ask(f"os.ftruncate(fd, {pages * PAGE_SIZE})")
         tracked = Tracked(guest, "mmap.mmap(fd, 0)", pages)
