@@ -22,6 +22,8 @@ from rich.table import Table
 
 _HERE = Path(__file__).parent
 _LINK_BITS = 1e9
+_FILES_BYTES = 1 << 30
+_FILE_BYTES = 16 << 20
 
 
 def _mix(share: float) -> str:
@@ -36,11 +38,14 @@ def main() -> int:
     """Run the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="how often each is measured (5)")
-    parser.add_argument("--only", default="", help="throughput, link, memory or loop; all if not given")
+    parser.add_argument(
+        "--only", default="", help="throughput, files, link, memory or loop; all if not given"
+    )
     parser.add_argument("--json", action="store_true", help="print every figure as JSON")
     asked = parser.parse_args()
     parts: dict[str, Callable[[int], dict[str, list[float]]]] = {
         "throughput": throughput,
+        "files": files,
         "link": link_use,
         "memory": memory,
         "loop": loop,
@@ -112,6 +117,48 @@ def throughput(runs: int) -> dict[str, list[float]]:
                 copied / report["total_seconds"]
             )
     return figures
+
+
+def files(runs: int) -> dict[str, list[float]]:
+    """The same for memory that holds files of this host, as a guest's page cache does: no content of ours."""
+    figures: dict[str, list[float]] = {}
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="migrated-bench-", dir=base) as name:
+        folder = Path(name)
+        memory_file = folder / "guest.mem"
+        _fill_with_files(memory_file, _FILES_BYTES)
+        for codec, words in {
+            "raw": ("--level=0",),
+            "lz4": ("--codec=lz4",),
+            "zstd": ("--codec=zstd",),
+        }.items():
+            for run in range(runs):
+                link, arrived = rig.loopback(), folder / f"arrived-{codec}-{run}.mem"
+                with rig.Service(folder, link.destination, {"guest": f"shm:{arrived}"}) as service:
+                    what = (f"shm:{memory_file}", service.address, "--name=guest", "--downtime=5s")
+                    report, events = rig.send(folder, link.source, *what, *words)
+                arrived.unlink()
+                first = _first_round(events)
+                copied = first["sent_pages"] * report["page_size"] / 1e6
+                figures.setdefault(f"{codec}: files in memory, round 1, MB/s", []).append(
+                    copied / first["seconds"]
+                )
+                ratio = report["raw_bytes"] / report["wire_bytes"]
+                figures.setdefault(f"{codec}: files in memory, ratio", []).append(ratio)
+    return figures
+
+
+def _fill_with_files(target: Path, size: int) -> None:
+    """Programs, libraries and texts of this host, page by page, until ``size`` bytes are there."""
+    with target.open("wb") as out:
+        for folder in ("/usr/bin", "/usr/lib", "/usr/share"):
+            for path in sorted(Path(folder).rglob("*")):
+                if out.tell() >= size:
+                    break
+                if path.is_file() and not path.is_symlink() and path.stat().st_size <= _FILE_BYTES:
+                    content = path.read_bytes()
+                    out.write(content + bytes(-len(content) % 4096))
+        out.truncate(size)
 
 
 def link_use(runs: int) -> dict[str, list[float]]:
