@@ -9,7 +9,7 @@ from typing import Any
 
 from migrated.compression import registry
 from migrated.compression.stage import default_workers
-from migrated.config import SendSettings, Settings
+from migrated.config import SendSettings, Settings, read_setting
 from migrated.config.model import NO_CODEC
 from migrated.engine.events import Failed, Observer, Report, State, StateChanged, fan_out
 from migrated.engine.options import START_FAILED, OnStall, SendOptions, Verify
@@ -34,7 +34,6 @@ from migrated.net.endpoints import dial
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import Aborted, Capabilities, Commit, Message, Ping, Pong, Query, Running
 from migrated.protocol import Failed as PeerFailed
-from migrated.units import parse_duration, parse_rate
 
 __all__ = ["Outgoing", "ask_outcome", "capabilities", "outgoing_records", "resolve"]
 
@@ -108,9 +107,9 @@ class Outgoing:
         """Change ``bandwidth``, ``downtime``, ``level`` or ``codec`` from now on, as typed. UsageError if not."""
         match key:
             case "bandwidth":
-                self.tuning.bandwidth = parse_rate(value)
+                self.tuning.bandwidth = read_setting("bandwidth", value)
             case "downtime":
-                self.tuning.downtime = parse_duration(value)
+                self.tuning.downtime = read_setting("downtime", value)
             case "level":
                 if value not in "0123456789" or len(value) != 1:
                     raise UsageError(

@@ -39,7 +39,17 @@ def test_settings_are_changed_as_they_are_typed() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("level", ""), ("level", "10"), ("level", "-1"), ("level", "x"), ("bandwidth", "fast"), ("guest", "x")],
+    [
+        ("level", ""),
+        ("level", "10"),
+        ("level", "-1"),
+        ("level", "x"),
+        ("bandwidth", "fast"),
+        ("bandwidth", "999B/s"),
+        ("downtime", "0s"),
+        ("downtime", "1h"),
+        ("guest", "x"),
+    ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(key: str, value: str) -> None:
     migration = outgoing()

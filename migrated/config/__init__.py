@@ -6,7 +6,7 @@ has every one with its default. An unknown key or a bad value is a :class:`migra
 names the key, where it stands, and what is allowed; nothing is ever ignored or corrected.
 """
 
-from migrated.config.load import find_file, load
+from migrated.config.load import find_file, load, read_setting
 from migrated.config.model import (
     GuestEntry,
     HostSettings,
@@ -25,4 +25,5 @@ __all__ = [
     "Settings",
     "find_file",
     "load",
+    "read_setting",
 ]

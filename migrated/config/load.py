@@ -12,10 +12,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from migrated.compression import registry
 from migrated.config.lines import key_lines
-from migrated.config.model import GuestEntry, ReadContext, Settings
-from migrated.errors import AccessError, ConfigError
+from migrated.config.model import GuestEntry, ReadContext, SendSettings, Settings
+from migrated.errors import AccessError, ConfigError, UsageError
 
-__all__ = ["find_file", "load"]
+__all__ = ["find_file", "load", "read_setting"]
 
 _PREFIX = "MIGRATED_"
 _SEPARATOR = "__"
@@ -68,6 +68,16 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         )
     except ValidationError as error:
         raise _translated(error, sources) from error
+
+
+def read_setting(key: str, text: str) -> float:
+    """The number in base units that ``text`` is as the setting ``send.key``; UsageError says what is allowed."""
+    try:
+        made = SendSettings.model_validate({key: text}, context=ReadContext(frozenset(registry.names())))
+    except ValidationError as error:
+        allowed = _allowed(("send", key))
+        raise UsageError(f"{key} {text[:_MAX_SHOWN]!r} is not allowed", f"allowed: {allowed}") from error
+    return float(getattr(made, key))
 
 
 class _Sources:

@@ -26,6 +26,7 @@ from pydantic_settings import NoDecode
 
 from migrated.errors import UsageError
 from migrated.net.address import DEFAULT_PORT, Address, parse_address
+from migrated.net.pace import SLOWEST_RATE
 from migrated.units import parse_duration, parse_rate, parse_size
 
 __all__ = [
@@ -164,7 +165,9 @@ class SendSettings(_Section):
         default=2 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
     )
     bandwidth: Rate = Field(
-        default=math.inf, gt=0, description="a rate as in 1gbit, 100Mbit/s or 50MB/s, or unlimited"
+        default=math.inf,
+        ge=SLOWEST_RATE,
+        description="a rate as in 1gbit, 100Mbit/s or 50MB/s, 1kB/s or more, or unlimited",
     )
     downtime: Duration = Field(
         default=0.3, gt=0, le=2000, description="a duration as in 300ms or 2s, at most 2000s"

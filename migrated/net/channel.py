@@ -28,6 +28,10 @@ _PIECE_BYTES = 256 << 10
 """What is given to the socket at once: a peer that takes less than this in ``idle_timeout`` is lost."""
 
 
+_PING_SECONDS = 0.25
+"""Who has nothing to say says Ping this often: the peer's idle timeout is not known here, and may be a second."""
+
+
 class SocketChannel:
     """A connected stream socket as one side of the protocol; see :class:`migrated.engine.ports.Channel`.
 
@@ -109,21 +113,29 @@ class SocketChannel:
             raise gone
         try:
             for part in parts:
-                piece = self._pacer.piece or _PIECE_BYTES
-                for start in range(0, len(part), piece):
-                    chunk = part[start : start + piece]
+                start = 0
+                while start < len(part):
+                    # Asked for each piece: the limit may have been lowered during the last one.
+                    chunk = part[start : start + (self._pacer.piece or _PIECE_BYTES)]
                     delay = self._pacer.delay(len(chunk), self._loop.time())
                     if delay > 0:
                         await asyncio.sleep(delay)
-                    self._pushing_since = self._loop.time()
-                    await self._loop.sock_sendall(self._sock, chunk)
-                    self.sent_bytes += len(chunk)
-            self._pushing_since = None
+                    await self._push(chunk)
+                    start += len(chunk)
         except OSError as error:
             # Only this direction: what the peer said before it hung up may say why, and is still to be read.
             self._mute = _lost(self.peer, error)
             raise self._mute from error
         self._last_sent = self._loop.time()
+
+    async def _push(self, chunk: bytes | memoryview) -> None:
+        """Give it to the socket; how long that takes is the peer's doing."""
+        self._pushing_since = self._loop.time()
+        try:
+            await self._loop.sock_sendall(self._sock, chunk)
+        finally:
+            self._pushing_since = None
+        self.sent_bytes += len(chunk)
 
     # -- receiving ---------------------------------------------------------------------------------
 
@@ -165,19 +177,16 @@ class SocketChannel:
 
     async def _keep_alive(self) -> None:
         """Say Ping when there is nothing else to say, and notice a peer that says nothing at all."""
+        pause = min(_PING_SECONDS, self._idle_timeout / 4)
         while self._lost is None:
-            await asyncio.sleep(self._idle_timeout / 4)
+            await asyncio.sleep(pause)
             now = self._loop.time()
             for since, what in ((self._waiting_since, "said"), (self._pushing_since, "took")):
                 if since is not None and now - since > self._idle_timeout:
                     text = f"{self.peer} {what} nothing for {self._idle_timeout:.0f} s"
                     self._tear(ConnectionLostError(text, "check the link and the other host"))
                     return
-            if (
-                not self._turn.locked()
-                and not self._connection.finished
-                and now - self._last_sent >= self._idle_timeout / 4
-            ):
+            if not self._turn.locked() and not self._connection.finished and now - self._last_sent >= pause:
                 with contextlib.suppress(MigratedError):
                     await self.send(Ping())
 

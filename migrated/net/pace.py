@@ -2,13 +2,21 @@
 
 import math
 
-__all__ = ["Pacer"]
+__all__ = ["SLOWEST_RATE", "Pacer"]
+
+SLOWEST_RATE = 1000.0
+"""Bytes per second: the lowest limit that may be set. A batch's header alone would take longer than a person waits."""
 
 _BURST_SECONDS = 0.05
 """What may be sent at once after a pause. Long enough that timers of some ms do not cost rate, short enough that
 a limit does not show as bursts on the link."""
 
 _SMALLEST_PIECE = 16 << 10
+"""Smaller ones cost more than they smooth..."""
+
+_PIECE_SECONDS = 0.25
+"""...but none may take longer than this: a peer that hears nothing for its idle timeout, which may be as short as a
+second, takes us for lost."""
 
 
 class Pacer:
@@ -25,7 +33,10 @@ class Pacer:
     @property
     def piece(self) -> int:
         """The most bytes to send at once, so that a changed limit shows soon; 0 for any number."""
-        return 0 if math.isinf(self.rate) else max(_SMALLEST_PIECE, int(self.rate * _BURST_SECONDS))
+        if math.isinf(self.rate):
+            return 0
+        burst = max(_SMALLEST_PIECE, int(self.rate * _BURST_SECONDS))
+        return max(1, min(burst, int(self.rate * _PIECE_SECONDS)))
 
     def delay(self, size: int, now: float) -> float:
         """Take ``size`` bytes from the bucket at ``now``; return the seconds to wait before they are sent."""

@@ -142,6 +142,7 @@ class TestMistakes:
             ('[send]\ndowntime = "300"', 2, "send.downtime = '300'", "as in 300ms"),
             ('[send]\ndowntime = "0"', 2, "send.downtime = '0'", "as in 300ms"),
             ('[send]\nbandwidth = "fast"', 2, "cannot read 'fast' as a rate", "unlimited"),
+            ('[send]\nbandwidth = "7kbit"', 2, "send.bandwidth = '7kbit'", "1kB/s or more"),
             ("[send]\nbandwidth = 100", 2, "send.bandwidth = 100", "the unit is missing"),
             ('[send]\nbatch_size = "1MB5"', 2, "send.batch_size", "64KiB to 16MiB"),
             ('[send]\nbatch_size = "100000"', 2, "send.batch_size", "pages of 4096"),

@@ -1,14 +1,17 @@
 """The protocol over a socket: whole batches, and every way in which a connection ends."""
 
 import asyncio
+import math
 import os
 import socket
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from migrated.errors import ConnectionLostError, ProtocolError
 from migrated.net.channel import SocketChannel
+from migrated.net.pace import SLOWEST_RATE
 from migrated.protocol import (
     RAW_CODEC,
     Aborted,
@@ -235,3 +238,43 @@ async def test_a_limit_cuts_a_batch_into_pieces(agreed: Ends, monkeypatch: pytes
     waits = [delay for delay in delays if delay]
     assert len(waits) >= len(PAYLOAD) // 50_000 - 1
     assert sum(waits) > 0
+
+
+async def test_a_limit_that_is_lowered_in_the_middle_of_a_batch_leaves_no_long_silence(
+    agreed: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer takes who is silent for lost, and so do we who takes nothing - but not while we wait ourselves."""
+    source, destination = agreed
+    delays = [0.0]
+    sleep = asyncio.sleep
+
+    async def counted(delay: float) -> None:
+        if asyncio.current_task() in (source._keeper, destination._keeper):
+            await sleep(delay)
+        elif delay:
+            assert source._pushing_since is None
+            source.set_rate(SLOWEST_RATE if len(delays) < 10 else math.inf)
+            delays.append(delay)
+        await sleep(0)
+
+    monkeypatch.setattr("migrated.net.channel.asyncio.sleep", counted)
+    source.set_rate(1e6)
+    sending = asyncio.ensure_future(source.send_batch(header(), memoryview(PAYLOAD)))
+    assert await take(destination) == PAYLOAD
+    await sending
+    assert len(delays) > 10
+    # The clock hardly moves meanwhile, so each has all those before it in it.
+    assert max(later - earlier for earlier, later in pairwise(delays)) <= 0.3
+
+
+async def test_who_waits_for_a_peer_with_a_shorter_timeout_pings_in_time() -> None:
+    """Each side has its own idle timeout, of a second or more, and neither knows the other's."""
+    near, far = socket.socketpair()
+    began = asyncio.get_running_loop().time()
+    source = await SocketChannel(near, Role.SOURCE, idle_timeout=3600.0, peer="there").start()
+    destination = await SocketChannel(far, Role.DESTINATION, idle_timeout=3600.0, peer="here").start()
+    async with asyncio.timeout(30):
+        assert await destination.receive() == Ping()
+    assert asyncio.get_running_loop().time() - began < 20
+    await source.close()
+    await destination.close()

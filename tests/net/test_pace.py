@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrated.net.pace import Pacer
+from migrated.net.pace import SLOWEST_RATE, Pacer
 
 BURST_SECONDS = 0.05
 
@@ -44,9 +44,17 @@ def test_a_new_limit_holds_for_the_next_piece() -> None:
     assert pacer.delay(1 << 30, now=0.0) == 0.0
 
 
-@given(st.floats(1.0, 1e12))
+@given(st.floats(64 << 10, 1e12))
 def test_a_piece_is_a_burst_but_never_tiny(rate: float) -> None:
     assert Pacer(rate).piece == max(16 << 10, int(rate * BURST_SECONDS))
+
+
+@given(st.floats(SLOWEST_RATE, 1e12))
+def test_no_piece_takes_so_long_that_the_peer_takes_us_for_lost(rate: float) -> None:
+    """Idle timeouts go down to a second."""
+    piece = Pacer(rate).piece
+    assert piece >= 1
+    assert piece / rate <= 0.25
 
 
 @given(
