@@ -32,7 +32,7 @@ format: venv ## Lay out the sources as ruff does
 	@$(BIN)/python -m ruff format .
 
 bench: venv ## Measure throughput, memory and event-loop lag
-	@$(BIN)/python deploy/bench.py
+	@$(BIN)/migrated bench engine
 
 venv: $(STAMP)
 

@@ -1,7 +1,7 @@
 """Watch a virtual machine move: `make demo-vm`.
 
-A small VM (`deploy/vm`) boots under QEMU's emulation, rewrites its memory all the time, checks every byte of it,
-and prints a line ten times a second. It moves from one host to the other and back: two network namespaces with a
+A small VM (`migrated/bench/vm`) boots under QEMU's emulation, rewrites its memory all the time, checks every byte of
+it, and prints a line ten times a second. It moves from one host to the other and back: two network namespaces with a
 link of 1 Gb/s between them - or, without root, this host and loopback. Its console goes on where it stopped; the
 longest time without a line is what its users would have noticed.
 """
@@ -20,8 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rig import Host, Link, Service, link, loopback, send
-from vm.build import Image, build
+
+from migrated.bench.hosts import Host, Link, link, loopback, memory_folder
+from migrated.bench.service import Service, send
+from migrated.bench.vm.image import Image, build
+from migrated.cli.errors import fail_with
+from migrated.errors import MigratedError
 
 _BEAT = re.compile(r"^beat (\d+) up \d+ written (\d+) checked (\d+)")
 _SHOW_EVERY = 10
@@ -45,9 +49,8 @@ def main() -> int:
                 f"this takes {program}: apt-get install qemu-system-x86 gcc libc6-dev, on Debian"
             )
     image = build()
-    base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory(prefix="migrated-vm-", dir=base) as folder:
+    with tempfile.TemporaryDirectory(prefix="migrated-vm-", dir=memory_folder()) as folder:
         joined = link(asked.link) if os.geteuid() == 0 else contextlib.nullcontext(loopback())
         with joined as hosts:
             return Demo(Path(folder), asked, image, hosts, console).run()
@@ -216,4 +219,7 @@ class Demo:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MigratedError as error:
+        sys.exit(fail_with(error))

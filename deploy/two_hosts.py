@@ -11,7 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import rig
+from migrated.bench import hosts
+from migrated.bench.demo_guest import Guest
+from migrated.bench.pss import PssWatch
+from migrated.bench.service import Service, send
+from migrated.cli.errors import fail_with
+from migrated.errors import MigratedError
 
 
 def main() -> int:
@@ -27,18 +32,17 @@ def main() -> int:
         parser.error("network namespaces take root")
     share = asked.used / 100
     mix = f"--mix=zero={100 - asked.used:g},text={40 * share:g},code={40 * share:g},random={20 * share:g}"
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with (
-        tempfile.TemporaryDirectory(prefix="migrated-hosts-", dir=base) as name,
-        rig.link(asked.rate) as link,
+        tempfile.TemporaryDirectory(prefix="migrated-hosts-", dir=hosts.memory_folder()) as name,
+        hosts.link(asked.rate) as link,
     ):
         folder = Path(name)
         arrived = folder / "arrived.mem"
         with (
-            rig.Guest(folder / "guest.mem", asked.size, asked.dirty_rate, (mix, "--punch")) as guest,
-            rig.Service(folder, link.destination, {"region": f"shm:{arrived}"}) as service,
+            Guest(folder / "guest.mem", asked.size, asked.dirty_rate, (mix, "--punch")) as guest,
+            Service(folder, link.destination, {"region": f"shm:{arrived}"}) as service,
         ):
-            watch = rig.PssWatch(folder, frozenset({guest.pid}))
+            watch = PssWatch(folder, frozenset({guest.pid}))
             watch.start()
             before = link.sent_bytes()
             what = (
@@ -48,7 +52,7 @@ def main() -> int:
                 f"--pid={guest.pid}",
                 "--after=stop",
             )
-            report, _ = rig.send(folder, link.source, *what, *asked.words)
+            report, _ = send(folder, link.source, *what, *asked.words)
             sent, most = link.sent_bytes() - before, watch.stop()
             same = filecmp.cmp(guest.memory, arrived, shallow=False)
     pages = {name: report[f"{name}_pages"] for name in ("sent", "zero", "unchanged")}
@@ -66,4 +70,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MigratedError as error:
+        sys.exit(fail_with(error))

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,23 +52,32 @@ TYPED = sorted({line.strip() for line in shell_lines() if words_of(line)})
 NAMED = sorted({text for text in re.findall(r"`(migrated [^`\n]+)`", README) if words_of(text)})
 
 
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that ``words`` begin with, in whatever group, and what is left for it."""
+    command, arguments = COMMANDS[words[0]], words[1:]
+    while arguments and arguments[0] in getattr(command, "commands", {}):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    return command, arguments
+
+
 def options_of(command: Any) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts}
 
 
 @pytest.mark.parametrize("line", TYPED)
 def test_what_is_typed_can_be_typed(line: str) -> None:
-    name, *arguments = words_of(line)
-    COMMANDS[name].make_context(name, arguments)  # a wrong option, or one argument too few, raises
+    command, arguments = command_of(words_of(line))
+    command.make_context(command.name, arguments)  # a wrong option, or one argument too few, raises
 
 
 @pytest.mark.parametrize("line", NAMED)
 def test_what_is_named_exists(line: str) -> None:
-    name, *arguments = words_of(line)
-    if name.startswith("-"):
+    words = words_of(line)
+    if words[0].startswith("-"):
         return
+    command, arguments = command_of(words)
     flags = {word.partition("=")[0] for word in arguments if word.startswith("-")}
-    assert flags <= options_of(COMMANDS[name]) | {"--help"}
+    assert flags <= options_of(command) | {"--help"}
 
 
 def test_commands_were_found() -> None:
@@ -77,7 +87,8 @@ def test_commands_were_found() -> None:
 
 
 def test_options_in_sentences_exist() -> None:
-    known = set().union(*(options_of(command) for command in COMMANDS.values()))
+    groups = [command.commands.values() for command in COMMANDS.values() if hasattr(command, "commands")]
+    known = set().union(*map(options_of, chain(COMMANDS.values(), *groups)))
     named = {text.split()[0].partition("=")[0] for text in re.findall(r"`(--[a-z][^`]*)`", README)}
     assert named - known == {"--help"}
 

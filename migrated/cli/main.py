@@ -10,6 +10,7 @@ import typer
 
 from migrated import __version__
 from migrated.cli import (
+    bench,
     cancel,
     capabilities,
     codecs,
@@ -88,6 +89,7 @@ def _app() -> typer.Typer:
     for title, commands in groups.items():
         for name, function, epilog in commands:
             made.command(name, cls=Command, epilog=epilog, rich_help_panel=title)(function)
+    made.add_typer(bench.app, name="bench", epilog=bench.EPILOG, rich_help_panel="Look around")
     return made
 
 

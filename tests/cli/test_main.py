@@ -13,19 +13,23 @@ from migrated.cli.exit_codes import table
 from migrated.errors import EXIT_CODES, CancelledByPersonError, GuestDiedError, OutcomeUnknownError
 from tests.cli.conftest import Migrated
 
-COMMANDS = sorted(each.name for each in cli.app.registered_commands if each.name)
+GROUPS = {each.name: each.typer_instance for each in cli.app.registered_groups if each.name}
+COMMANDS = sorted([each.name for each in cli.app.registered_commands if each.name] + list(GROUPS))
+IN_GROUPS = [
+    f"{name} {each.name}" for name, group in GROUPS.items() if group for each in group.registered_commands
+]
 
 HEAVY = ("numpy", "rich", "aiohttp", "pydantic", "uvloop", "msgpack", "prometheus_client", "migrated.engine")
 
 
 def test_the_commands_are_those_that_the_documents_name() -> None:
-    named = "cancel capabilities codecs config demo doctor exit-codes resolve send serve set status"
+    named = "bench cancel capabilities codecs config demo doctor exit-codes resolve send serve set status"
     assert named.split() == COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS + IN_GROUPS)
 def test_help_has_an_example_and_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([command, "--help"]) == 0
+    assert cli.main([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"Usage: migrated {command}" in shown
     example = shown.partition("\nExample:\n")[2]
@@ -33,15 +37,15 @@ def test_help_has_an_example_and_exit_codes(command: str, capsys: pytest.Capture
     assert "Exit codes: 0 " in example
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS + IN_GROUPS)
 def test_examples_are_command_lines_that_there_are(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every flag of an example is one of the command that it is given to."""
-    cli.main([command, "--help"])
+    cli.main([*command.split(), "--help"])
     example = capsys.readouterr().out.partition("\nExample:\n")[2]
     for line in re.findall(r"^  .*migrated (.*)$", example, re.MULTILINE):
         line = line.partition("  ")[0].partition("|")[0]
         words = line.split()
-        cli.main([words[0], "--help"])
+        cli.main([*words[: 2 if words[0] in GROUPS else 1], "--help"])
         known = capsys.readouterr().out.partition("\nExample:\n")[0]
         for flag in re.findall(r"--[\w-]+", line):
             assert flag in known, line

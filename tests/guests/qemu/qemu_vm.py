@@ -1,7 +1,7 @@
 """Virtual machines of a test, and two sides to move them between.
 
 A machine boots once per shape and session; every test then gets a copy of it that goes on from there, in half a
-second. Its console tells whether its memory is right (`deploy/vm/guest.c`): see :meth:`Vm.goes_on`.
+second. Its console tells whether its memory is right (`migrated/bench/vm/guest.c`): see :meth:`Vm.goes_on`.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from migrated.bench.vm.image import Image, build
 from migrated.client import Outgoing
 from migrated.config import GuestEntry, SendSettings, ServeSettings, Settings
 from migrated.config.model import HostSettings
@@ -31,10 +31,6 @@ from migrated.guests.qemu.monitor import Monitor
 from migrated.guests.qemu.target import QemuTarget
 from migrated.guests.uri import open_source
 from migrated.net.address import Address
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "deploy"))
-
-from vm.build import Image, build
 
 QEMU = "qemu-system-x86_64"
 PATIENCE = 30.0

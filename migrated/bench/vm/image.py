@@ -1,9 +1,7 @@
 """The test guest: a kernel and an initramfs of one small program, built from Debian packages and kept.
 
-    python deploy/vm/build.py          builds what is missing, prints the folder with `vmlinuz` and `initrd`
-
-Takes apt-get, dpkg-deb and gcc; nothing is installed. The result lies in `.cache/vm/KEY` in the checkout, with a
-KEY made from all that goes in: the package's version, the program and this file.
+Takes apt-get, dpkg-deb and gcc; nothing is installed. The results lie in :func:`cache_folder`: kernels by their
+version, and beside each what was packed for it, under a key of all that goes in (the program and this file).
 """
 
 import gzip
@@ -12,19 +10,30 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Image", "build"]
+from migrated.errors import ResourceError
 
-_HERE = Path(__file__).resolve().parent
-_CACHE = _HERE.parents[1] / ".cache" / "vm"
+__all__ = ["Image", "archive", "build", "cache_folder"]
+
+_PROGRAM = Path(__file__).with_name("guest.c")
 _PACKAGE = "linux-image-cloud-amd64"
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_balloon")
 _FOLDER, _FILE, _DEVICE = 0o040755, 0o100755, 0o020600
+_MODULES_KEY = hashlib.sha256(" ".join(_MODULES).encode()).hexdigest()[:8]
+_KERNEL = "vmlinuz"
+_PROGRAMS = ("apt-get", "apt-cache", "dpkg-deb", "gcc", "strip")
+
+
+def cache_folder() -> Path:
+    """Where images are kept: `.cache/vm` of a checkout, else in the user's cache folder."""
+    root = Path(__file__).resolve().parents[3]
+    if (root / "pyproject.toml").exists():
+        return root / ".cache" / "vm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "migrated" / "vm"
 
 
 @dataclass(frozen=True)
@@ -35,43 +44,69 @@ class Image:
     initrd: Path
 
 
-def build(cache: Path = _CACHE) -> Image:
-    """Build the guest unless it is there; takes some 10 s and the network the first time.
+def build(cache: Path | None = None) -> Image:
+    """Build the guest unless it is in ``cache``; takes some 10 s and the network the first time.
 
-    SystemExit with the command that failed.
+    ResourceError with the program that is missing, or the command that failed.
     """
-    built = _newest(cache)
-    if built is not None:
-        return built
+    cache = cache or cache_folder()
+    kernel = _newest_kernel(cache)
+    initrd = kernel / f"initrd-{_own_key()}" if kernel else None
+    if kernel is None or initrd is None or not initrd.exists():
+        missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+        if missing:
+            raise ResourceError(
+                f"the test VM cannot be built: there is no {', '.join(missing)}",
+                "apt-get install gcc libc6-dev binutils dpkg, on Debian",
+            )
+        kernel = kernel or _fetch_kernel(cache)
+        initrd = _pack(kernel)
+    return Image(kernel / _KERNEL, initrd)
+
+
+def _own_key() -> str:
+    return _key(_PROGRAM.read_bytes(), Path(__file__).read_bytes())
+
+
+def _key(*inputs: bytes) -> str:
+    return hashlib.sha256(b"".join(inputs)).hexdigest()[:12]
+
+
+def _newest_kernel(cache: Path) -> Path | None:
+    """The kernel that was fetched last, without asking which is the newest by now."""
+    fetched = [folder for folder in cache.glob(f"*-{_MODULES_KEY}") if (folder / _KERNEL).exists()]
+    return max(fetched, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _fetch_kernel(cache: Path) -> Path:
+    """Download a kernel and keep what is needed of it."""
     package, version = _find_package()
-    folder = cache / f"{version}-{_own_key()}"
+    folder = cache / f"{version}-{_MODULES_KEY}"
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as place:
         work = Path(place)
         work.chmod(0o755)  # apt's own user downloads into it
         unpacked = _unpack(package, work)
-        program = _compile(work)
         made = work / "made"
-        made.mkdir()
-        shutil.copy(next(unpacked.glob("boot/vmlinuz-*")), made / "vmlinuz")
-        files = {"init": program.read_bytes()} | _modules(unpacked)
-        (made / "initrd").write_bytes(gzip.compress(archive(files), compresslevel=1, mtime=0))
+        (made / "modules").mkdir(parents=True)
+        shutil.copy(next(unpacked.glob("boot/vmlinuz-*")), made / _KERNEL)
+        for name, content in _modules(unpacked).items():
+            (made / name).write_bytes(content)
         if not folder.exists():  # another build may have been quicker
             made.rename(folder)
-    return Image(folder / "vmlinuz", folder / "initrd")
+    return folder
 
 
-def _own_key() -> str:
-    inputs = (_HERE / "guest.c").read_bytes() + Path(__file__).read_bytes()
-    return hashlib.sha256(inputs).hexdigest()[:12]
-
-
-def _newest(cache: Path) -> Image | None:
-    """What was built from these sources, without asking which kernel is the newest by now."""
-    for folder in sorted(cache.glob(f"*-{_own_key()}")):
-        if (folder / "vmlinuz").exists() and (folder / "initrd").exists():
-            return Image(folder / "vmlinuz", folder / "initrd")
-    return None
+def _pack(kernel: Path) -> Path:
+    """Compile the program and pack it with the kernel's modules."""
+    initrd = kernel / f"initrd-{_own_key()}"
+    with tempfile.TemporaryDirectory(dir=kernel, prefix="build-") as place:
+        files = {"init": _compile(Path(place)).read_bytes()}
+        files |= {f"modules/{path.name}": path.read_bytes() for path in sorted(kernel.glob("modules/*.ko"))}
+        made = Path(place) / "initrd"
+        made.write_bytes(gzip.compress(archive(files), compresslevel=1, mtime=0))
+        made.rename(initrd)
+    return initrd
 
 
 def _find_package() -> tuple[str, str]:
@@ -79,7 +114,7 @@ def _find_package() -> tuple[str, str]:
     depends = _run("apt-cache", "depends", _PACKAGE)
     match = re.search(r"Depends: (linux-image-\S+)", depends)
     if match is None:
-        raise SystemExit(f"apt knows no kernel by {_PACKAGE}: run `apt-get update`, on Debian for amd64")
+        raise ResourceError(f"apt knows no kernel by {_PACKAGE}", "run `apt-get update`, on Debian for amd64")
     shown = _run("apt-cache", "show", "--no-all-versions", match[1])
     version = re.search(r"^Version: (\S+)", shown, re.MULTILINE)
     assert version is not None
@@ -113,7 +148,7 @@ def _modules(unpacked: Path) -> dict[str, bytes]:
 
 def _compile(work: Path) -> Path:
     program = work / "init"
-    _run("gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program), str(_HERE / "guest.c"))
+    _run("gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program), str(_PROGRAM))
     _run("strip", str(program))
     return program
 
@@ -122,7 +157,7 @@ def _run(*command: str, folder: Path | None = None) -> str:
     environment = os.environ | {"LC_ALL": "C"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+        raise ResourceError(f"{' '.join(command)} failed: {done.stderr.strip() or done.returncode}")
     return done.stdout
 
 
@@ -144,7 +179,3 @@ def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0
 
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{build().kernel.parent}\n")

@@ -1,0 +1,190 @@
+"""What the engine promises, measured: throughput, use of the link, memory, event loops.
+
+Both sides run on this host and share its cores. Each part gives figures by name, one value a run.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migrated.bench.demo_guest import Guest
+from migrated.bench.hosts import Link, link, loopback, memory_folder
+from migrated.bench.pss import PssWatch
+from migrated.bench.service import MIGRATED, Service, send
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["PARTS", "Figures", "table"]
+
+Figures = dict[str, list[float]]
+
+_LINK_BITS = 1e9
+_LONG_RUNS = 3
+"""Runs of what takes long and hardly varies, at most."""
+
+_FILES_BYTES = 1 << 30
+_FILE_BYTES = 16 << 20
+_PAGE = 4096
+_CODECS: dict[str, tuple[str, ...]] = {
+    "raw": ("--level=0",),
+    "lz4": ("--codec=lz4",),
+    "zstd": ("--codec=zstd",),
+}
+
+
+def table(figures: Mapping[str, Sequence[float]]) -> "Table":
+    """``figures`` with their medians and spread."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table("what", "median", "min", "max", "runs", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, values in figures.items():
+        spread = (statistics.median(values), min(values), max(values))
+        made.add_row(name, *(f"{value:.1f}" for value in spread), str(len(values)))
+    return made
+
+
+def _mix(share: float) -> str:
+    """``share`` of memory in use: text, code and noise as 2:2:1, the rest never touched."""
+    used = {"text": 40 * share, "code": 40 * share, "random": 20 * share}
+    return "--mix=" + ",".join(
+        f"{name}={value:g}" for name, value in {"zero": 100 - 100 * share, **used}.items()
+    )
+
+
+def _move(
+    between: Link,
+    *words: str,
+    size: str,
+    used: float,
+    dirty_rate: str,
+    programs: tuple[tuple[str, ...], tuple[str, ...]] = (MIGRATED, MIGRATED),
+) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
+    """Copy a shared-memory guest once: report, events, and the largest sum of PSS in KiB."""
+    with tempfile.TemporaryDirectory(prefix="migrated-bench-", dir=memory_folder()) as name:
+        folder = Path(name)
+        target = {"guest": f"shm:{folder}/arrived.mem"}
+        with (
+            Guest(folder / "guest.mem", size, dirty_rate, (_mix(used),)) as guest,
+            Service(folder, between.destination, target, programs[0]) as service,
+        ):
+            watch = PssWatch(folder, frozenset({guest.pid}))
+            watch.start()
+            what = (f"shm:{guest.memory}", service.address, "--name=guest", f"--pid={guest.pid}")
+            report, events = send(folder, between.source, *what, *words, program=programs[1])
+            return report, events, watch.stop()
+
+
+def _first_round(events: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(event for event in events if event["event"] == "round-finished")
+
+
+def throughput(runs: int) -> Figures:
+    """Guest memory a second, no limit on the link: 1 GiB in use, the guest idle."""
+    figures: Figures = {}
+    for name, words in _CODECS.items():
+        for _ in range(runs):
+            report, events, _ = _move(loopback(), *words, size="1GiB", used=1.0, dirty_rate="0")
+            first = _first_round(events)
+            copied = first["sent_pages"] * report["page_size"] / 1e6
+            figures.setdefault(f"{name}: guest memory in round 1, MB/s", []).append(copied / first["seconds"])
+            figures.setdefault(f"{name}: guest memory in all, MB/s", []).append(
+                copied / report["total_seconds"]
+            )
+    return figures
+
+
+def files(runs: int) -> Figures:
+    """The same for memory that holds files of this host, as a guest's page cache does: no content of ours."""
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory(prefix="migrated-bench-", dir=memory_folder()) as name:
+        folder = Path(name)
+        memory_file = folder / "guest.mem"
+        _fill_with_files(memory_file, _FILES_BYTES)
+        for codec, words in _CODECS.items():
+            for run in range(runs):
+                between, arrived = loopback(), folder / f"arrived-{codec}-{run}.mem"
+                with Service(folder, between.destination, {"guest": f"shm:{arrived}"}) as service:
+                    what = (f"shm:{memory_file}", service.address, "--name=guest", "--downtime=5s")
+                    report, events = send(folder, between.source, *what, *words)
+                arrived.unlink()
+                first = _first_round(events)
+                copied = first["sent_pages"] * report["page_size"] / 1e6
+                figures.setdefault(f"{codec}: files in memory, round 1, MB/s", []).append(
+                    copied / first["seconds"]
+                )
+                ratio = report["raw_bytes"] / report["wire_bytes"]
+                figures.setdefault(f"{codec}: files in memory, ratio", []).append(ratio)
+    return figures
+
+
+def _fill_with_files(target: Path, size: int) -> None:
+    """Programs, libraries and texts of this host, page by page, until ``size`` bytes are there."""
+    with target.open("wb") as out:
+        for folder in ("/usr/bin", "/usr/lib", "/usr/share"):
+            for path in sorted(Path(folder).rglob("*")):
+                if out.tell() >= size:
+                    break
+                if path.is_file() and not path.is_symlink() and path.stat().st_size <= _FILE_BYTES:
+                    content = path.read_bytes()
+                    out.write(content + bytes(-len(content) % _PAGE))
+        out.truncate(size)
+
+
+def link_use(runs: int) -> Figures:
+    """How much of a 1 Gb/s link is in use while pages wait: round 1, by the payload that went over. Takes root."""
+    figures: Figures = {}
+    for name in ("raw", "lz4"):
+        for _ in range(runs):
+            with link("1gbit") as between:
+                before = between.sent_bytes()
+                report, events, _ = _move(between, *_CODECS[name], size="1GiB", used=0.5, dirty_rate="20MB/s")
+                framed = (between.sent_bytes() - before) / report["wire_bytes"]
+            first = _first_round(events)
+            used = first["wire_bytes"] * framed * 8 / first["seconds"] / _LINK_BITS
+            figures.setdefault(f"{name}: use of a 1 Gb/s link in round 1, %", []).append(100 * used)
+    return figures
+
+
+def memory(runs: int) -> Figures:
+    """Summed PSS of service, client and all their workers, for regions of 1 and 4 GiB with 1 GiB in use."""
+    figures: Figures = {}
+    for size in (1, 4):
+        for _ in range(min(runs, _LONG_RUNS)):
+            with link("1gbit") if os.geteuid() == 0 else nullcontext(loopback()) as between:
+                _, _, most = _move(between, size=f"{size}GiB", used=1.0 / size, dirty_rate="20MB/s")
+            figures.setdefault(f"{size} GiB region: summed PSS at most, MiB", []).append(most / 1024)
+    return figures
+
+
+def loop(runs: int) -> Figures:
+    """The dearest callback of either side's event loop, CPU ms, for a 4 GiB region with 1 GiB in use."""
+    figures: Figures = {}
+    for _ in range(min(runs, _LONG_RUNS)):
+        with tempfile.TemporaryDirectory(prefix="migrated-probe-") as name:
+            found = (Path(name) / "service", Path(name) / "client")
+            probes = [(sys.executable, "-m", "migrated.bench.loop_probe", str(file)) for file in found]
+            _move(loopback(), size="4GiB", used=0.25, dirty_rate="20MB/s", programs=(probes[0], probes[1]))
+            for side, file in zip(("service", "client"), found, strict=True):
+                dearest = json.loads(file.read_text())["dearest"]
+                for each, where in dearest:
+                    print(f"  {side}: {each * 1000:.1f} ms in {where}", file=sys.stderr)
+                figures.setdefault(f"{side}: dearest callback, CPU ms", []).append(dearest[0][0] * 1000)
+    return figures
+
+
+PARTS: dict[str, Callable[[int], Figures]] = {
+    "throughput": throughput,
+    "files": files,
+    "link": link_use,
+    "memory": memory,
+    "loop": loop,
+}
+"""What can be measured, by name; each takes the number of runs. ``link`` takes root."""

@@ -1,0 +1,101 @@
+"""`migrated serve` on one host and `migrated send` on the other, as processes of their own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrated.bench.hosts import Host
+from migrated.errors import MigratedError, ResourceError
+
+__all__ = ["MIGRATED", "SendFailedError", "Service", "environment", "send"]
+
+MIGRATED = (sys.executable, "-m", "migrated")
+"""The command line of ``migrated`` by this very Python."""
+
+_SAID = 2000
+"""Characters of a failed command's output that an error quotes, at most."""
+
+
+class SendFailedError(MigratedError):
+    """`migrated send` did not move the guest; ``code`` is what it ended with, ``why`` its reason word."""
+
+    def __init__(self, what: str, code: int, why: str) -> None:
+        super().__init__(what)
+        self.code, self.why = code, why
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of everything that is started: state and sockets under ``folder``."""
+    return os.environ | {
+        "MIGRATED_HOST__STATE_DIR": str(folder / "state"),
+        "RUNTIME_DIRECTORY": str(folder / "run"),
+    }
+
+
+@dataclass
+class Service:
+    """`migrated serve` on a free port, for the guests ``name -> kind:path``. ResourceError if it does not start."""
+
+    folder: Path
+    host: Host
+    guests: dict[str, str]
+    program: tuple[str, ...] = MIGRATED
+    address: str = ""
+    process: "subprocess.Popen[str]" = field(init=False)
+
+    def __enter__(self) -> "Service":
+        listen = [f"--listen={self.host.address}:0", "--control=127.0.0.1:0"]
+        guests = [f"--guest={name}={uri}" for name, uri in self.guests.items()]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*self.host.prefix, *self.program, "serve", *listen, *guests],
+                env=environment(self.folder),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        match = re.search(r"listening on (\S+:\d+)", line)
+        if match is None:
+            self.__exit__()
+            raise ResourceError(f"the service did not start: {line}{self.log.read_text()[-_SAID:]}")
+        self.address = match[1]
+        return self
+
+    @property
+    def log(self) -> Path:
+        """What it logs."""
+        return self.folder / "serve.log"
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def send(
+    folder: Path, host: Host, *words: str, program: tuple[str, ...] = MIGRATED
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`migrated send` with ``words``: the report, and all events. SendFailedError with what it said."""
+    done = subprocess.run(
+        [*host.prefix, *program, "send", "--json", *words],
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode:
+        why = str(events[-1].get("reason", "")) if events else ""
+        said = f"{done.stdout[-_SAID:]}{done.stderr[-_SAID:]}"
+        raise SendFailedError(
+            f"migrated send {' '.join(words)} ended with {done.returncode}: {said}", done.returncode, why
+        )
+    return events[-1], events

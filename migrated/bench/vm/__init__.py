@@ -1,0 +1,1 @@
+"""The test VM: its kernel and program, its contents, and machines that run it."""

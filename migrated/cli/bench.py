@@ -1,0 +1,71 @@
+"""``migrated bench``: measurements, one command each. What they measure is in :mod:`migrated.bench`."""
+
+from typing import Annotated
+
+import typer
+
+from migrated.cli.helptext import Command, Commands, example
+from migrated.cli.run import Json
+
+__all__ = ["EPILOG", "app"]
+
+EPILOG = example(
+    "migrated bench engine --only throughput    how fast memory moves between two processes here",
+    "migrated bench engine --runs 3 --json",
+    codes="0 done, 2 wrong command line, 5 it takes root, 6 this host lacks something",
+)
+
+_ENGINE_EPILOG = example(
+    "migrated bench engine",
+    "migrated bench engine --only link --runs 3",
+    codes="0 done, 2 wrong command line, 5 it takes root, 6 this host lacks something",
+)
+
+
+def _callback() -> None:
+    """Measure on this host: the engine, its stages, virtual machines beside QEMU's own migration."""
+
+
+def engine(
+    *,
+    runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="How often each is measured.")] = 5,
+    only: Annotated[
+        str,
+        typer.Option("--only", metavar="PART", help="One of throughput, files, link, memory, loop."),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Measure throughput, use of a 1 Gb/s link (takes root), memory, and what callbacks of the event loops cost.
+
+    A demo guest's memory is copied from one process to another, both on this host.
+    """
+    import os
+
+    from migrated.bench.engine import PARTS, Figures, table
+    from migrated.cli.run import print_json, say, show
+    from migrated.errors import UsageError
+
+    if only and only not in PARTS:
+        raise UsageError(f"there is no part {only!r}", f"there are {', '.join(PARTS)}")
+    wanted = [only] if only else list(PARTS)
+    if not only and os.geteuid() != 0:
+        say("without root: the link between two network namespaces is not measured")
+        wanted.remove("link")
+    figures: Figures = {}
+    for name in wanted:
+        say(f"measuring {name} ...")
+        figures |= PARTS[name](runs)
+    if as_json:
+        print_json(figures)
+    else:
+        show(table(figures))
+
+
+def _app() -> typer.Typer:
+    made = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+    made.callback()(_callback)
+    made.command("engine", cls=Command, epilog=_ENGINE_EPILOG)(engine)
+    return made
+
+
+app = _app()
