@@ -56,6 +56,7 @@ class SocketChannel:
         self._lost: ConnectionLostError | None = None
         self._mute: ConnectionLostError | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._pinging: asyncio.Task[None] | None = None
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -125,7 +126,7 @@ class SocketChannel:
         except OSError as error:
             # Only this direction: what the peer said before it hung up may say why, and is still to be read.
             self._mute = _lost(self.peer, error)
-            raise self._mute from error
+            raise self._lost or self._mute from error
         self._last_sent = self._loop.time()
 
     async def _push(self, chunk: bytes | memoryview) -> None:
@@ -187,8 +188,12 @@ class SocketChannel:
                     self._tear(ConnectionLostError(text, "check the link and the other host"))
                     return
             if not self._turn.locked() and not self._connection.finished and now - self._last_sent >= pause:
-                with contextlib.suppress(MigratedError):
-                    await self.send(Ping())
+                # Not waited for: a peer that does not take even this is to be noticed.
+                self._pinging = self._loop.create_task(self._ping())
+
+    async def _ping(self) -> None:
+        with contextlib.suppress(MigratedError):
+            await self.send(Ping())
 
     def _tear(self, error: ConnectionLostError) -> ConnectionLostError:
         """The stream is of no use any more: whoever reads or writes gets ``error``."""
@@ -212,10 +217,11 @@ class SocketChannel:
     async def close(self) -> None:
         """End the connection at once. Never raises."""
         self._tear(ConnectionLostError(f"the connection to {self.peer} was closed here"))
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+        ours = [task for task in (self._keeper, self._pinging) if task is not None]
+        self._keeper = self._pinging = None
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
         self._sock.close()
 
 

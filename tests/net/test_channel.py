@@ -1,6 +1,7 @@
 """The protocol over a socket: whole batches, and every way in which a connection ends."""
 
 import asyncio
+import contextlib
 import math
 import os
 import socket
@@ -197,6 +198,31 @@ async def test_who_has_nothing_to_say_says_ping(monkeypatch: pytest.MonkeyPatch)
     assert await source.receive() == Pong()
     await source.close()
     await destination.close()
+
+
+async def test_a_peer_that_does_not_even_take_a_ping_is_lost() -> None:
+    near, far = socket.socketpair()
+    with far:
+        channel = await SocketChannel(near, Role.SOURCE, idle_timeout=0.2, peer="there").start()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                near.send(bytes(4096))
+        try:
+            async with asyncio.timeout(10):
+                while not channel.sending:
+                    await asyncio.sleep(0)
+                with pytest.raises(ConnectionLostError, match="there took nothing"):
+                    await channel.send(Query())
+        finally:
+            await channel.close()
+
+
+async def test_who_sends_to_a_peer_that_takes_nothing_learns_why(agreed: Ends) -> None:
+    source, _ = agreed
+    source._idle_timeout = 0.2
+    async with asyncio.timeout(10):
+        with pytest.raises(ConnectionLostError, match="destination took nothing"):
+            await source.send_batch(header(), memoryview(PAYLOAD))
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n", b"\x16\x03\x01\x02\x00\x01", bytes(100)])
