@@ -62,6 +62,8 @@ def runs_of_pages(pages: NDArray[np.int64]) -> Runs:
     """The runs of strictly increasing page numbers, shape (n, 2)."""
     if len(pages) == 0:
         return np.empty((0, 2), dtype=np.int64)
+    if pages[-1] - pages[0] == len(pages) - 1:  # most batches of a first round
+        return np.array([[pages[0], len(pages)]], dtype=np.int64)
     breaks = np.flatnonzero(np.diff(pages) != 1) + 1
     firsts = np.concatenate(([0], breaks))
     counts = np.diff(np.concatenate((firsts, [len(pages)])))
@@ -73,6 +75,8 @@ def pages_of_runs(runs: Runs) -> NDArray[np.int64]:
     if len(runs) == 0:
         return np.empty(0, dtype=np.int64)
     starts, counts = runs[:, 0], runs[:, 1]
+    if len(runs) == 1:
+        return np.arange(starts[0], starts[0] + counts[0], dtype=np.int64)
     offsets = np.concatenate(([0], np.cumsum(counts)[:-1]))
     return np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(starts - offsets, counts)
 

@@ -12,8 +12,10 @@ Level 1 is fast with acceleration 1: more of it loses ratio nearly as fast as it
 are LZ4 HC of that number, whose merit is that it still decodes at 2 GB/s; where the source's core is what
 counts, zstd 1 is faster and denser. HC 12 costs six times the time of HC 9 for 1 %.
 
-`lz4` compresses. Decoding goes through cramjam (LZ4's own C library as well), because it fills the target
-where `lz4` returns fresh bytes: 3.1 against 0.6 GB/s with an untuned heap, 2.4 against 1.6 with a tuned one.
+cramjam and `lz4` are both LZ4's own C library. Level 1 and decoding go through cramjam, because it fills the
+target where `lz4` returns fresh bytes. Compressing gains 2 to 10 %, and what does not shrink is given up early:
+256 KiB of noise take 18 us instead of 314. Decoding: 3.1 against 0.6 GB/s with an untuned heap, 2.4 against 1.6
+with a tuned one. HC is `lz4`'s: there the work is in the search, and copying the result costs nothing.
 """
 
 from typing import TYPE_CHECKING
@@ -41,11 +43,12 @@ class Lz4Codec(Codec):
 
     def compress_into(self, source: "Buffer", target: memoryview) -> int:
         if self.level == 1:
-            packed = lz4.block.compress(source, mode="fast", acceleration=1, store_size=False)
-        else:
-            packed = lz4.block.compress(
-                source, mode="high_compression", compression=self.level, store_size=False
-            )
+            try:
+                size: int = cramjam.lz4.compress_block_into(source, target, store_size=False)
+            except cramjam.CompressionError:  # it does not fit
+                return 0
+            return size
+        packed = lz4.block.compress(source, mode="high_compression", compression=self.level, store_size=False)
         if len(packed) > len(target):
             return 0
         target[: len(packed)] = packed

@@ -123,7 +123,7 @@ def send(
         ),
     ] = None,
     batch_size: Annotated[
-        str | None, _option("--batch-size", metavar="SIZE", help="Memory a batch, as in 2MiB.", panel=_PAGES)
+        str | None, _option("--batch-size", metavar="SIZE", help="Memory a batch, as in 4MiB.", panel=_PAGES)
     ] = None,
     downtime: Annotated[
         str | None,

@@ -162,7 +162,7 @@ class SendSettings(_Section):
         default=0, ge=0, le=256, description="a number from 1 to 256, or 0 for a quarter of compress_workers"
     )
     batch_size: Annotated[Size, AfterValidator(_whole_pages)] = Field(
-        default=2 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
+        default=4 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
     )
     bandwidth: Rate = Field(
         default=math.inf,
@@ -201,6 +201,7 @@ class ServeSettings(_Section):
         description="host:port, [v6]:port or unix:/path, as in 127.0.0.1:4441",
     )
     max_migrations: Whole = Field(default=4, ge=1, le=1000, description="a number from 1 to 1000")
+    max_connections: Whole = Field(default=64, ge=2, le=10_000, description="a number from 2 to 10000")
     decompress_workers: Whole = Field(
         default=0, ge=0, le=256, description="a number from 1 to 256, or 0 for what the source asks for"
     )
@@ -211,7 +212,7 @@ class ServeSettings(_Section):
     )
     max_region: Size = Field(default=1 << 40, ge=_PAGE, description="a size as in 64GiB, 4KiB or more")
     max_batch: Annotated[Size, AfterValidator(_whole_pages)] = Field(
-        default=4 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
+        default=8 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
     )
     handshake_timeout: Duration = Field(
         default=10.0, gt=0, le=3600, description="a duration as in 10s or 1m, at most 1h"
@@ -222,6 +223,14 @@ class ServeSettings(_Section):
     drain_timeout: Duration = Field(
         default=60.0, ge=0, le=86_400, description="a duration as in 60s or 5m, at most 24h; 0 for none"
     )
+
+    @model_validator(mode="after")
+    def _migrations_leave_room_for_questions(self) -> Self:
+        if self.max_connections <= self.max_migrations:
+            raise ValueError(
+                f"max_connections ({self.max_connections}) is not more than max_migrations ({self.max_migrations})"
+            )
+        return self
 
 
 class HostSettings(_Section):

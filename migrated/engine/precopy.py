@@ -117,7 +117,7 @@ class PreCopy:
         self._observe(RoundStarted(self.round, pages, last))
         began = self._clock()
         self._channel.set_rate(self.tuning.bandwidth)
-        result = await self._pusher.push(self.round, pending, first=self.round == 1, last=last)
+        result = await self._pusher.push(self.round, pending, first=self.round == 1)
         await self._channel.send(RoundEnd(self.round, result.batches, result.data_pages))
         if not last:
             await self._conversation.barrier(self.round)

@@ -14,8 +14,8 @@ from migrated.protocol import RAW_CODEC, BatchHeader
 
 __all__ = ["Pusher", "RoundResult", "Tuning"]
 
-_LAST_ROUND_SHARE = 4
-"""Batches a worker gets of the last round, at least: small ones, so that all workers finish together."""
+_SHARE = 4
+"""Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
 
 _SMALLEST_BATCH = 64
 """Pages. Below one block (256 KiB) the cost of a task outweighs what is won by spreading it."""
@@ -72,16 +72,14 @@ class Pusher:
         self._sequence = 0
         self._turn = asyncio.Lock()
 
-    def _cut(self, dirty: Sequence[PageSet], *, last: bool) -> Iterator[tuple[int, Runs]]:
-        limit = self._batch_pages
-        if last:
-            share = sum(map(len, dirty)) // (self._stage.workers * _LAST_ROUND_SHARE)
-            limit = min(limit, max(_SMALLEST_BATCH, share))
+    def _cut(self, dirty: Sequence[PageSet]) -> Iterator[tuple[int, Runs]]:
+        share = sum(map(len, dirty)) // (self._stage.workers * _SHARE)
+        limit = min(self._batch_pages, max(_SMALLEST_BATCH, share))
         for region, pages in enumerate(dirty):
             for runs in pages.batches(limit):
                 yield region, runs
 
-    async def push(self, number: int, dirty: Sequence[PageSet], *, first: bool, last: bool) -> RoundResult:
+    async def push(self, number: int, dirty: Sequence[PageSet], *, first: bool) -> RoundResult:
         """Pack and send every page of ``dirty``, one set a region; returns when the last batch is sent.
 
         Pages whose content is what was sent before are dropped, except in the first round. On any failure
@@ -97,7 +95,7 @@ class Pusher:
                 self._stage.give_slot(slot)
 
         async with asyncio.TaskGroup() as group:
-            for region, runs in self._cut(dirty, last=last):
+            for region, runs in self._cut(dirty):
                 slot = await self._stage.take_slot()
                 task = group.create_task(one(region, runs, slot))
                 tasks.add(task)

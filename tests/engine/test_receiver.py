@@ -115,7 +115,8 @@ async def test_a_digest_before_the_end_of_the_round_is_refused(
     sender = sides.sender()
 
     async def push_and_digest(rounds: Any, pending: Any, *, last: bool) -> None:
-        await rounds._pusher.push(1, pending, first=True, last=last)
+        del last
+        await rounds._pusher.push(1, pending, first=True)
         await sides.ends[0].send(Digest((0,), was_running=True))
         await asyncio.Event().wait()
 
