@@ -56,11 +56,20 @@ _log = logging.getLogger("migrated.daemon")
 
 
 class Daemon:
-    """Serves until :meth:`drain` is done. ``observe`` gives the observer for a migration that is offered."""
+    """Serves until :meth:`drain` is done. ``observe`` gives the observer for a migration that is offered; ``dropped``
+    is told of every connection that was hung up on: "silent", it did not say what it wants in time or while there was
+    room; "full", there was none."""
 
-    def __init__(self, settings: Settings, observe: Callable[[Offer], Observer]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        observe: Callable[[Offer], Observer],
+        *,
+        dropped: Callable[[str], object] = lambda _reason: None,
+    ) -> None:
         self._settings = settings
         self._observe = observe
+        self._dropped = dropped
         self._records = Records(settings.host.state_path / "incoming")
         self._strangers = Records(settings.host.state_path / "incoming" / "strangers")
         self._receivers: dict[str, Receiver] = {}
@@ -83,8 +92,14 @@ class Daemon:
         await in_thread(start_fork_server)
         await self._recover()
         serve = self._settings.serve
-        self._listener = Listener(serve.listen, self._handle, idle_timeout=serve.idle_timeout)
-        self._listener.start()
+        self._listener = Listener(
+            serve.listen,
+            self._handle,
+            idle_timeout=serve.idle_timeout,
+            max_connections=serve.max_connections,
+            dropped=self._dropped,
+        )
+        await self._listener.start()
 
     async def drain(self, seconds: float) -> None:
         """Refuse what is new, give running migrations ``seconds`` to finish, abort the rest, stop."""
@@ -157,6 +172,7 @@ class Daemon:
             async with asyncio.timeout(seconds):
                 return await channel.receive()
         except TimeoutError:
+            self._dropped("silent")
             raise ConnectionLostError(f"{channel.peer} said nothing for {seconds:.0f} s") from None
 
     async def _take_in(self, channel: SocketChannel, offer: Offer) -> None:

@@ -220,7 +220,7 @@ async def test_a_guest_cancelled_while_it_is_prepared_leaves_nothing(host: Host)
     asked = asyncio.ensure_future(host.say(offer(ONE)))
     await until(host.target.entered.is_set)
     assert host.daemon._listener is not None
-    (serving,) = host.daemon._listener._tasks
+    (serving,) = host.daemon._listener._visits
     serving.cancel()
     host.target.go_on.set()
     await asyncio.gather(asked, serving, return_exceptions=True)
@@ -236,3 +236,25 @@ async def test_an_unknown_migration_is_aborted_for_good(host: Host) -> None:
     answer = await host.say(offer(ONE))
     assert isinstance(answer, Refuse)
     assert answer.code == "duplicate"
+
+
+async def test_who_connects_and_says_nothing_is_hung_up_on_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrated.daemon, "start_fork_server", lambda: None)
+    settings = Settings(
+        host=HostSettings(state_dir=str(tmp_path)),
+        serve=ServeSettings(listen=Address(path=str(tmp_path / "socket")), handshake_timeout=0.05),
+    )
+    dropped: list[str] = []
+    daemon = Daemon(settings, lambda _offer: lambda _event: None, dropped=dropped.append)
+    await daemon.start()
+    channel = await dial(daemon.address, connect_timeout=5.0, idle_timeout=60.0)
+    try:
+        answer = await channel.receive()
+        assert isinstance(answer, Failed)
+        assert "said nothing" in answer.what
+    finally:
+        await channel.close()
+        await daemon.drain(0.0)
+    assert dropped == ["silent"]

@@ -62,7 +62,7 @@ async def _serve(settings: Settings) -> None:
         )
 
     stops: asyncio.Queue[int] = asyncio.Queue()
-    daemon = Daemon(settings, observe)
+    daemon = Daemon(settings, observe, dropped=metrics.dropped)
     control = ControlServer(
         DaemonDirectory(daemon), metrics.expose, name=f"serve-{os.getpid()}", address=settings.serve.control
     )

@@ -43,6 +43,8 @@ class SocketChannel:
         self.peer = peer
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.heard = False
+        """Whether the peer has said anything whole yet."""
         self._sock = sock
         self._connection = Connection(role)
         self._idle_timeout = idle_timeout
@@ -145,6 +147,7 @@ class SocketChannel:
         while True:
             event = self._connection.next_event()
             if event is not None:
+                self.heard = True
                 return event
             wanted = min(self._connection.wanted, _CONTROL_BYTES)
             count = await self._read(self._control[:wanted])
@@ -170,7 +173,9 @@ class SocketChannel:
         if count == 0:
             if self._lost is None:
                 self._connection.receive_eof()
-            raise self._lost or ConnectionLostError(f"{self.peer} closed the connection")
+            raise self._lost or ConnectionLostError(
+                f"{self.peer} closed the connection", "see the other host's log"
+            )
         self.received_bytes += count
         return count
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from migrated.engine.ports import in_thread
 from migrated.errors import AccessError, ConnectionLostError, ResourceError, UnreachableError
 from migrated.net.address import Address
 from migrated.net.channel import SocketChannel
@@ -68,37 +69,82 @@ async def _connect_tcp(loop: asyncio.AbstractEventLoop, address: Address) -> soc
 
 
 class Listener:
-    """Takes connections at an address and gives each, greeted, to ``handle`` in a task of its own."""
+    """Takes connections at an address and gives each, greeted, to ``handle`` in a task of its own.
+
+    At most ``max_connections`` are open at once. If they are, a newcomer takes the place of the one that has waited
+    longest without having said anything whole; if all have, it is turned away. ``dropped`` is told of either, by
+    the words "silent" and "full".
+    """
 
     def __init__(
-        self, address: Address, handle: Callable[[SocketChannel], Awaitable[None]], *, idle_timeout: float
+        self,
+        address: Address,
+        handle: Callable[[SocketChannel], Awaitable[None]],
+        *,
+        idle_timeout: float,
+        max_connections: int,
+        dropped: Callable[[str], object] = lambda _reason: None,
     ) -> None:
+        self.address = address
+        """Where it listens; once started, with the port that it got."""
         self._handle = handle
         self._idle_timeout = idle_timeout
-        self._socket, self.address = _bind(address)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._most = max_connections
+        self._dropped = dropped
+        self._socket: socket.socket | None = None
+        self._visits: dict[asyncio.Task[None], SocketChannel] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Accept from now on."""
-        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+    async def start(self) -> None:
+        """Accept from now on. ResourceError or AccessError if the address can't be had."""
+        self._socket, self.address = await in_thread(_bind, self.address)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(self._socket))
 
-    async def _accept(self) -> None:
+    async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, peer = await loop.sock_accept(self._socket)
+                sock, peer = await loop.sock_accept(listening)
             except OSError as error:
                 # Out of descriptors or memory, or a connection that was gone again: none may end the service.
                 await asyncio.sleep(0 if error.errno == errno.ECONNABORTED else 0.1)
                 continue
-            name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
-            task = loop.create_task(self._serve(sock, name))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if len(self._visits) < self._most or self._make_room():
+                name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
+                self._admit(sock, name)
+            else:
+                sock.close()
+                self._dropped("full")
+            await asyncio.sleep(0)  # a flood is accepted without waiting, and others have their turn
 
-    async def _serve(self, sock: socket.socket, name: str) -> None:
-        channel = SocketChannel(sock, Role.DESTINATION, idle_timeout=self._idle_timeout, peer=name)
+    def _admit(self, sock: socket.socket, name: str) -> None:
+        try:
+            channel = SocketChannel(sock, Role.DESTINATION, idle_timeout=self._idle_timeout, peer=name)
+        except OSError:  # it is gone again
+            sock.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(channel))
+        self._visits[task] = channel
+        task.add_done_callback(lambda task: self._forget(task, sock))
+
+    def _make_room(self) -> bool:
+        """Hang up on the one that has waited longest without a word; False if all have spoken."""
+        for task, channel in self._visits.items():
+            if not channel.heard:
+                del self._visits[task]
+                self._leaving.add(task)
+                task.cancel()
+                self._dropped("silent")
+                return True
+        return False
+
+    def _forget(self, task: "asyncio.Task[None]", sock: socket.socket) -> None:
+        self._visits.pop(task, None)
+        self._leaving.discard(task)
+        sock.close()  # a task that was cancelled before it began has closed nothing
+
+    async def _serve(self, channel: SocketChannel) -> None:
         try:
             with contextlib.suppress(ConnectionLostError):  # gone again: a port scan, a health check
                 await channel.start()
@@ -111,15 +157,17 @@ class Listener:
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
-        self._socket.close()
-        if self.address.path:
-            _remove_stale(self.address.path)
+        if self._socket is not None:
+            self._socket.close()
+            if self.address.path:
+                _remove_stale(self.address.path)
 
     async def end_all(self) -> None:
         """Cancel every connection's task, and wait until each has tidied up."""
-        for task in self._tasks:
+        tasks = {*self._visits, *self._leaving}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _bind(address: Address) -> tuple[socket.socket, Address]:

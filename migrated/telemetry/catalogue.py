@@ -10,6 +10,7 @@ from typing import Literal
 
 __all__ = [
     "DOWNTIME_BUCKETS",
+    "DROP_REASONS",
     "LAG_BUCKETS",
     "METRICS",
     "PAGE_KINDS",
@@ -28,6 +29,7 @@ LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Seconds: a timer's own resolution is 1 ms, 0.02 is what one callback may take."""
 
 PAGE_KINDS = ("data", "zero", "unchanged")
+DROP_REASONS = ("silent", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,12 @@ METRICS = (
         "wire_bytes", "What those pages took on the wire with their headers, by codec.", "role", "codec"
     ),
     _counter("worker_cpu_seconds", "CPU time of the compression and decompression workers.", "role"),
+    _counter(
+        "dropped_connections",
+        "Connections that this destination hung up on: silent ones that did not say in time what they want, "
+        "and those for which it was too full.",
+        "reason",
+    ),
     _histogram(
         "downtime_seconds",
         DOWNTIME_BUCKETS,

@@ -38,7 +38,7 @@ from migrated.engine.events import (
 from migrated.engine.progress import Progress, Tally
 from migrated.errors import EXIT_CODES, MigratedError
 from migrated.protocol import VERSION
-from migrated.telemetry.catalogue import METRICS, PAGE_KINDS, Description
+from migrated.telemetry.catalogue import DROP_REASONS, METRICS, PAGE_KINDS, Description
 
 __all__ = ["Metrics", "MigrationObserver", "watch_loop"]
 
@@ -76,6 +76,7 @@ class Metrics:
         self.raw_bytes = self._counter("raw_bytes_total")
         self.wire_bytes = self._counter("wire_bytes_total")
         self.worker_cpu = self._counter("worker_cpu_seconds_total")
+        self.dropped_connections = self._counter("dropped_connections_total")
         self.downtime = self._histogram("downtime_seconds")
         self.duration = self._histogram("duration_seconds")
         self.loop_lag = self._histogram("event_loop_lag_seconds")
@@ -102,6 +103,8 @@ class Metrics:
 
     def _begin_at_zero(self) -> None:
         """A series that first appears at 1 hides its first event from rate()."""
+        for reason in DROP_REASONS:
+            self.dropped_connections.labels(reason)
         by_role: tuple[tuple[MetricWrapperBase, Iterable[str]], ...] = (
             (self.finished, _OUTCOMES),
             (self.failures, EXIT_CODES),
@@ -117,6 +120,10 @@ class Metrics:
     def observer(self, role: Role) -> "MigrationObserver":
         """An observer for one migration, in which this host is ``role``."""
         return MigrationObserver(self, self._running, role, self._clock)
+
+    def dropped(self, reason: str) -> None:
+        """A connection was hung up on, for one of the ``DROP_REASONS``."""
+        self.dropped_connections.labels(reason).inc()
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """The answer to a scrape with this Accept header, and its content type. Callable from any thread."""

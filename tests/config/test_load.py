@@ -153,6 +153,12 @@ class TestMistakes:
             ('[serve]\ncodecs = [\n"lz4",\n"lz5"]', 2, "serve.codecs = ['lz4', 'lz5']", "no codec 'lz5'"),
             ('[serve]\nlisten = {host = "x"}', 2, "serve.listen", "unix:/path"),
             ("[serve]\ncodecs = 7", 2, "serve.codecs = 7", "list of names"),
+            (
+                "[serve]\nmax_connections = 4",
+                1,
+                "serve is not allowed: max_connections (4)",
+                "more than max_migrations (4)",
+            ),
             ('[host]\nstate_dir = "here"', 2, "host.state_dir", "not absolute"),
             ('[guests.db]\nkind = "vm"\npath = "/x"', 2, "guests.db.kind = 'vm'", "demo, shm, pid or qemu"),
             ('[guests.db]\nkind = "shm"\npath = "x"', 3, "guests.db.path = ", "absolute path"),

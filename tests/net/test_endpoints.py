@@ -5,6 +5,7 @@ import contextlib
 import gc
 import socket
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ async def answer(channel: SocketChannel) -> None:
     await channel.finish()
 
 
-def listen(address: Address, handle: Any = answer) -> Listener:
-    listener = Listener(address, handle, idle_timeout=60.0)
-    listener.start()
+async def listen(address: Address, handle: Any = answer, **more: Any) -> Listener:
+    listener = Listener(address, handle, **{"idle_timeout": 60.0, "max_connections": 100} | more)
+    await listener.start()
     return listener
 
 
@@ -56,7 +57,7 @@ def others() -> set["asyncio.Task[Any]"]:
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 async def test_who_dials_is_answered(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    listener = listen(TCP if kind == "tcp" else Address(path=str(path)))
+    listener = await listen(TCP if kind == "tcp" else Address(path=str(path)))
     assert listener.address.port or listener.address.path
     assert await asyncio.gather(*(asked(listener.address) for _ in range(5))) == [CAPABILITIES] * 5
     await listener.close()
@@ -114,7 +115,7 @@ async def test_a_visitor_who_is_gone_at_once_is_no_error() -> None:
         with contextlib.suppress(MigratedError):
             await answer(channel)
 
-    listener = listen(TCP, handle)
+    listener = await listen(TCP, handle)
     for _ in range(10):
         visitor = socket.create_connection(("127.0.0.1", listener.address.port))
         visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -126,21 +127,95 @@ async def test_a_visitor_who_is_gone_at_once_is_no_error() -> None:
     assert wrong == []
 
 
-async def test_ending_all_cancels_who_is_connected_and_waits(tmp_path: Path) -> None:
-    undone = asyncio.Event()
+async def ended(visitor: socket.socket) -> bool:
+    """Whether the other side hangs up."""
+    visitor.setblocking(False)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionResetError):
+            while await loop.sock_recv(visitor, 100):
+                pass
+    return True
+
+
+async def test_of_too_many_silent_visitors_the_one_who_waited_longest_makes_room() -> None:
+    """A flood of connections holds no more descriptors than it may, and who speaks is still heard."""
+    dropped: list[str] = []
+    listener = await listen(TCP, max_connections=4, dropped=dropped.append)
+    with contextlib.ExitStack() as opened:
+        before = len(descriptors())
+        visitors = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", listener.address.port)))
+            for _ in range(20)
+        ]
+        for each in visitors[:16]:
+            assert await ended(each)
+        assert dropped == ["silent"] * 16
+        while listener._leaving:
+            await asyncio.sleep(0)
+        assert len(descriptors()) - before == 20 + 4
+        assert await asked(listener.address) == CAPABILITIES
+        assert await ended(visitors[16])
+    await listener.close()
+    await listener.end_all()
+    assert not others()
+
+
+async def test_who_has_spoken_does_not_make_room() -> None:
+    dropped: list[str] = []
+    heard, done = asyncio.Semaphore(0), asyncio.Event()
 
     async def handle(channel: SocketChannel) -> None:
+        await channel.receive()
+        heard.release()
+        await done.wait()
+        await channel.send(CAPABILITIES)
+        await channel.finish()
+
+    listener = await listen(TCP, handle, max_connections=2, dropped=dropped.append)
+    first = [asyncio.ensure_future(asked(listener.address)) for _ in range(2)]
+    for _ in first:
+        await heard.acquire()
+    with pytest.raises(ConnectionLostError):
+        await asked(listener.address)
+    assert dropped == ["full"]
+    done.set()
+    assert await asyncio.gather(*first) == [CAPABILITIES] * 2
+    await listener.close()
+    await listener.end_all()
+
+
+async def test_a_name_is_looked_up_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer takes its time; signals are still heard meanwhile."""
+    main = threading.get_ident()
+    asked_by: list[int] = []
+    look_up = socket.getaddrinfo
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        asked_by.append(threading.get_ident())
+        return look_up(*arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    listener = await listen(TCP)
+    await listener.close()
+    assert asked_by
+    assert main not in asked_by
+
+
+async def test_ending_all_cancels_who_is_connected_and_waits(tmp_path: Path) -> None:
+    begun, undone = asyncio.Event(), asyncio.Event()
+
+    async def handle(channel: SocketChannel) -> None:
+        begun.set()
         try:
             await channel.receive()
         finally:
             await asyncio.sleep(0)
             undone.set()
 
-    listener = listen(Address(path=str(tmp_path / "socket")), handle)
+    listener = await listen(Address(path=str(tmp_path / "socket")), handle)
     channel = await call(listener.address)
-    while not listener._tasks:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await begun.wait()
     await listener.close()
     await listener.end_all()
     assert undone.is_set()
@@ -151,9 +226,9 @@ async def test_ending_all_cancels_who_is_connected_and_waits(tmp_path: Path) -> 
 
 async def test_an_address_in_use_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     for address in (TCP, Address(path=str(tmp_path / "socket"))):
-        listener = listen(address)
+        listener = await listen(address)
         with pytest.raises(ResourceError, match="cannot listen") as caught:
-            listen(listener.address)
+            await listen(listener.address)
         assert "--listen" in caught.value.hint
         assert await asked(listener.address) == CAPABILITIES
         await listener.close()
@@ -164,7 +239,7 @@ async def test_the_socket_of_a_service_that_is_gone_is_taken_over(tmp_path: Path
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as gone:
         gone.bind(str(path))
-    listener = listen(Address(path=str(path)))
+    listener = await listen(Address(path=str(path)))
     assert await asked(listener.address) == CAPABILITIES
     await listener.close()
 
@@ -173,10 +248,10 @@ async def test_a_file_is_never_taken_for_a_stale_socket(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     path.write_text("mine")
     with pytest.raises(ResourceError):
-        listen(Address(path=str(path)))
+        await listen(Address(path=str(path)))
     assert path.read_text() == "mine"
 
 
 async def test_an_address_of_another_host_is_refused() -> None:
     with pytest.raises(ResourceError, match="cannot listen"):
-        listen(Address("192.0.2.1", 0))
+        await listen(Address("192.0.2.1", 0))

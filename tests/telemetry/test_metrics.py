@@ -81,6 +81,8 @@ def test_golden(metrics: Metrics, begin: Begin, complete: list[Event], fail: Fai
     tell(metrics.observer(Role.SOURCE), StateChanged(State.SETUP))
     for lag in (0.0004, 0.004, 0.3):
         metrics.loop_lag.observe(lag)
+    for reason in ("silent", "silent", "full"):
+        metrics.dropped(reason)
     text = metrics.expose()[0].decode()
     if os.environ.get("MIGRATED_REGOLD"):
         GOLDEN.write_text(text)
