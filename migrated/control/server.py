@@ -12,6 +12,7 @@ from aiohttp import web
 from migrated.control import sockets
 from migrated.control.app import Metrics, make_app
 from migrated.control.directory import Directory
+from migrated.engine.ports import in_thread
 from migrated.errors import AccessError, MigratedError, ResourceError
 from migrated.net.address import Address
 
@@ -63,9 +64,10 @@ class ControlServer:
         await self._runner.setup()
         try:
             if self._address is not None:
-                made, self.address = _bind(self._address)
-                if self.address.path:
-                    self._paths.append(Path(self.address.path))
+                made, got = await in_thread(_bind, self._address)
+                self.address = got
+                if got.path:
+                    self._paths.append(Path(got.path))
                 await web.SockSite(self._runner, made).start()
             await self._start_own()
         except BaseException:

@@ -98,8 +98,9 @@ class Listener:
 
     async def start(self) -> None:
         """Accept from now on. ResourceError or AccessError if the address can't be had."""
-        self._socket, self.address = await in_thread(_bind, self.address)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(self._socket))
+        listening, self.address = await in_thread(_bind, self.address)
+        self._socket = listening
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(listening))
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
