@@ -1,10 +1,13 @@
 """When to stop the guest and copy the rest: a pure function of measurements and limits.
 
-    remaining_wire_bytes = remaining pages x wire bytes per page         (after zero pages, codec and headers)
-    expected_downtime    = remaining_wire_bytes / wire rate + fixed costs  (pause, last scan, digest, start)
+    remaining_wire_bytes = remaining pages x wire bytes per page       (after zero pages, codec and headers)
+    late_wire_bytes      = pages dirtied a second x scan x wire bytes per page
+    expected_downtime    = (remaining_wire_bytes + late_wire_bytes) / wire rate + scan + fixed costs
 
 Both ratio and rate are those measured *after* compression; raw pending bytes over wire throughput, QEMU's
-formula, overestimates by the compression ratio. The rate of dirtying is a sawtooth, so a stall is judged by
+formula, overestimates by the compression ratio. The guest writes on until it stands still, for about as long
+as a scan takes; the last scan then finds that too, with the guest paused. The fixed costs are pause, digest,
+device state and start. The rate of dirtying is a sawtooth, so a stall is judged by
 the best remaining so far and not by the last round.
 """
 
@@ -31,17 +34,29 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is known after a scan for dirty pages: pages, bytes, bytes per second, seconds."""
+    """What is known after a scan for dirty pages: pages, bytes, bytes or pages per second, seconds."""
 
     remaining_pages: int
     wire_bytes_per_page: float
     wire_bytes_per_second: float
     fixed_seconds: float
+    scan_seconds: float = 0.0
+    dirty_pages_per_second: float = 0.0
 
     @property
     def remaining_wire_bytes(self) -> float:
         """What the remaining pages will take on the wire."""
         return self.remaining_pages * self.wire_bytes_per_page
+
+    @property
+    def late_wire_bytes(self) -> float:
+        """What the pages will take that are written before the guest stands still."""
+        return self.dirty_pages_per_second * self.scan_seconds * self.wire_bytes_per_page
+
+    @property
+    def unavoidable_seconds(self) -> float:
+        """What a switchover takes with nothing left to send."""
+        return self.fixed_seconds + self.scan_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +76,12 @@ class Trend:
 
 def expected_downtime(measured: Measured) -> float:
     """Seconds the guest would stand still if it were paused now; infinite while no rate is known."""
-    if measured.remaining_pages == 0:
-        return measured.fixed_seconds
+    to_send = measured.remaining_wire_bytes + measured.late_wire_bytes
+    if to_send == 0:
+        return measured.unavoidable_seconds
     if measured.wire_bytes_per_second <= 0:
         return math.inf
-    return measured.remaining_wire_bytes / measured.wire_bytes_per_second + measured.fixed_seconds
+    return to_send / measured.wire_bytes_per_second + measured.unavoidable_seconds
 
 
 def decide(measured: Measured, trend: Trend, *, downtime_limit: float, max_rounds: int) -> Decision:

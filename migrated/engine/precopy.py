@@ -1,6 +1,7 @@
 """Pre-copy: rounds while the guest runs, until the rest fits the downtime limit or rounds stop helping."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 
 from migrated.compression.stage import Stage
@@ -35,6 +36,9 @@ _RATE_BYTES = 1 << 20
 """A round with fewer bytes than this says more of the barrier's latency than of the link's rate: it counts only
 until another has sent more."""
 
+_RATE_ROUNDS = 2
+"""The slowest of so many rounds is what the last one is expected to reach: a limit is kept, or it is none."""
+
 _FOR_EVER_SECONDS = 1e9
 
 _HASHED_BYTES_PER_SECOND = 0.9e9
@@ -68,7 +72,7 @@ class PreCopy:
         self._options = options
         self._observe = observer
         self._clock = clock
-        self._wire_rate = 0.0
+        self._wire_rates: deque[float] = deque([0.0], maxlen=_RATE_ROUNDS)
         self._rate_bytes = 0
         self._bytes_per_page = float(PAGE_SIZE)
 
@@ -86,12 +90,14 @@ class PreCopy:
             scan_began = self._clock()
             pending = await self.collect()
             now = self._clock()
-            measured = self._measure(pending, result, scan_seconds=now - scan_began)
+            measured = self._measure(
+                pending, result, scan_seconds=now - scan_began, interval=max(now - scanned_at, 1e-6)
+            )
             expected = expected_downtime(measured)
             estimate = Estimated(
                 measured.remaining_pages,
                 measured.remaining_wire_bytes,
-                measured.remaining_pages * PAGE_SIZE / max(now - scanned_at, 1e-6),
+                measured.dirty_pages_per_second * PAGE_SIZE,
                 measured.wire_bytes_per_second,
                 expected,
             )
@@ -106,7 +112,9 @@ class PreCopy:
             )
             if decision is Decision.SWITCH and known:
                 return pending
-            if decision is Decision.STALL and await self._stalled(trend, expected, measured.fixed_seconds):
+            if decision is Decision.STALL and await self._stalled(
+                trend, expected, measured.unavoidable_seconds
+            ):
                 return pending
             if decision is Decision.STALL:
                 trend = Trend(trend.best, 0, 0)
@@ -123,7 +131,10 @@ class PreCopy:
             await self._conversation.barrier(self.round)
         seconds = self._clock() - began
         if result.wire_bytes >= min(_RATE_BYTES, self._rate_bytes):
-            self._wire_rate, self._rate_bytes = result.wire_bytes / max(seconds, 1e-6), result.wire_bytes
+            if self._rate_bytes < _RATE_BYTES:
+                self._wire_rates.clear()  # of rounds that were too small to count
+            self._wire_rates.append(result.wire_bytes / max(seconds, 1e-6))
+            self._rate_bytes = result.wire_bytes
         # Memory that was never used says nothing of the pages that are being written.
         counted = result.data_pages if self.round == 1 else result.pages
         if counted:
@@ -143,14 +154,22 @@ class PreCopy:
             pages.mask |= (terms != 0) & ~region.populated().mask
         return dirty
 
-    def _measure(self, pending: list[PageSet], result: RoundResult, *, scan_seconds: float) -> Measured:
-        fixed = _GUESSED_FIXED_SECONDS + self._guest.switch_seconds + scan_seconds
-        rate = min(self._wire_rate, self.tuning.bandwidth)
+    def _measure(
+        self, pending: list[PageSet], result: RoundResult, *, scan_seconds: float, interval: float
+    ) -> Measured:
+        """What the last round and the scan behind it say; ``interval`` is the time since the scan before."""
+        fixed = _GUESSED_FIXED_SECONDS + self._guest.switch_seconds
+        rate = min(*self._wire_rates, self.tuning.bandwidth)
         if self._guest.tracker.exact:
-            return Measured(sum(map(len, pending)), self._bytes_per_page, rate, fixed)
-        # Every page is a candidate: expect as many changed pages as last time, plus reading them all.
-        per_page = result.wire_bytes / result.data_pages if result.data_pages else 0.0
-        return Measured(result.data_pages, per_page, rate, fixed + self._last_scan_seconds(pending))
+            pages, per_page = sum(map(len, pending)), self._bytes_per_page
+        else:
+            # Every page is a candidate: expect as many changed pages as last time, plus reading them all.
+            pages = result.data_pages
+            per_page = result.wire_bytes / pages if pages else 0.0
+            fixed += self._last_scan_seconds(pending)
+        # A tracker that only names candidates knows nothing of writes before a round has compared them.
+        written = pages if self._guest.tracker.exact or self.round > 1 else 0
+        return Measured(pages, per_page, rate, fixed, scan_seconds, written / interval)
 
     def _last_scan_seconds(self, pending: list[PageSet]) -> float:
         """Reading and hashing every candidate once, by all workers."""

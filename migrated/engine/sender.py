@@ -95,6 +95,8 @@ class Sender:
         self._digest = ""
         self._moved = True
         self.codecs: tuple[str, ...] = ()
+        self.settled = False
+        """Whether the outcome is known here: what is left is tidying up, and must not be cut short."""
 
     @property
     def committed(self) -> bool:
@@ -281,6 +283,7 @@ class Sender:
             raise
         self._conversation.committed = True
         answer = await self._outcome(stopwatch.running)
+        self.settled = True
         stopwatch.lap("start")
         if isinstance(answer, Aborted):
             await in_thread(guest.resume)

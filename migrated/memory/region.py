@@ -38,9 +38,11 @@ class RegionSpec(Protocol):
         """An equal region in this process, with descriptors of its own."""
 
 
-_MANY_RANGES = 4096
-"""After so many ranges of data (12 ms) a file counts as fragmented: asking which pages are in memory is then
-faster than walking on (20 instead of 440 ms for 1 GiB where every second page is a hole)."""
+_LOOK_AGAIN_RANGES = 4096
+_WORTH_WALKING_PAGES = 20
+"""Walking from data to hole and on takes 3 us a range, asking for each page whether it is in memory 0.16 us a page:
+after every 4096 ranges (12 ms) it shows which is the faster for the rest. Where every second page of 1 GiB is a
+hole that is 42 instead of 440 ms; where every fourth group of 16 pages holds data, 12 instead of 42."""
 
 
 class Region(ABC):
@@ -152,22 +154,28 @@ class FileRegion(Region):
             return PageSet.full(self.pages)
         found = PageSet(self.pages)
         try:
-            for number, (start, stop) in enumerate(files.data_ranges(self._fd, self.size)):
-                found.mask[start // PAGE_SIZE : -(-stop // PAGE_SIZE)] = True
-                if number == _MANY_RANGES:
-                    rest = -(-stop // PAGE_SIZE)
-                    offset = rest * PAGE_SIZE
-                    resident = (
-                        files.resident_pages(self._fd, offset, self.size - offset)
-                        if rest < self.pages
-                        else None
-                    )
-                    if resident is not None:
-                        found.mask[rest:] = resident
+            looked = 0
+            for number, (start, stop) in enumerate(files.data_ranges(self._fd, self.size), 1):
+                rest = -(-stop // PAGE_SIZE)
+                found.mask[start // PAGE_SIZE : rest] = True
+                if number % _LOOK_AGAIN_RANGES == 0:
+                    fragmented = rest - looked < _LOOK_AGAIN_RANGES * _WORTH_WALKING_PAGES
+                    if fragmented and self._find_resident(found, rest):
                         break
+                    looked = rest
         except OSError as error:
             raise _file_failed("looking for holes in", self.name, error) from error
         return found
+
+    def _find_resident(self, found: PageSet, first: int) -> bool:
+        """Fill ``found`` from page ``first`` on by what is in memory; False where that does not tell."""
+        if first >= self.pages:
+            return False
+        offset = first * PAGE_SIZE
+        resident = files.resident_pages(self._fd, offset, self.size - offset)
+        if resident is not None:
+            found.mask[first:] = resident
+        return resident is not None
 
     def spec(self) -> RegionSpec:
         """See :meth:`Region.spec`; the file stays open as long as the spec lives."""

@@ -51,6 +51,15 @@ def test_the_fixed_part_counts_against_the_limit() -> None:
     assert judged(measured(pages=0, fixed=LIMIT + 0.01)) is Decision.COPY
 
 
+def test_what_the_guest_writes_until_it_stands_still_counts_too() -> None:
+    each = Measured(1000, 2000.0, 1e7, 0.03, scan_seconds=0.1, dirty_pages_per_second=5000.0)
+    assert each.late_wire_bytes == 5000 * 0.1 * 2000
+    assert each.unavoidable_seconds == pytest.approx(0.13)
+    assert expected_downtime(each) == pytest.approx((1000 + 500) * 2000 / 1e7 + 0.13)
+    assert judged(each) is Decision.COPY
+    assert judged(Measured(1000, 2000.0, 1e7, 0.03, scan_seconds=0.03)) is Decision.SWITCH
+
+
 def test_rounds_are_counted_and_the_last_one_stalls() -> None:
     trend = Trend()
     decisions = []

@@ -162,3 +162,13 @@ async def test_zeros_that_were_fast_to_send_do_not_make_noise_look_fast(sides: A
     rounds = [event for event in sides.events[:paused] if isinstance(event, RoundFinished)]
     assert [event.sent_pages for event in rounds] == [0, 1000]
     assert sides.target.path.stat().st_size == size
+
+
+async def test_the_outcome_is_known_before_the_source_is_given_up(sides: Any) -> None:
+    """From then on nobody may leave: what is tidied up would be told as an outcome that is unknown."""
+    sender = sides.sender()
+    known: list[tuple[str, bool]] = []
+    sides.source.freeze = lambda: known.append(("freeze", sender.settled))
+    sides.source.release = lambda _moved: known.append(("release", sender.settled))
+    await sides.move(sender)
+    assert known == [("freeze", False), ("release", True)]

@@ -78,6 +78,15 @@ class TestFileRegion:
         region.punch(runs((30_000, 2)))
         assert not region.populated().mask[30_000:30_002].any()
 
+    def test_populated_of_a_file_that_gets_fragmented_further_on(self, memory_file: Path) -> None:
+        """Walked while that is the faster way: the change to the other comes in the middle."""
+        pages = 130_000
+        region = FileRegion(grown(memory_file, pages), writable=True)
+        region.punch(runs((0, pages)))
+        expected = np.concatenate((np.arange(0, 110_000, 25), np.arange(110_001, pages, 2)))
+        region.write(runs_of_pages(expected), memoryview(bytearray(len(expected) * PAGE_SIZE)))
+        assert np.array_equal(np.flatnonzero(region.populated().mask), expected)
+
     def test_nothing_to_do(self, memory_file: Path) -> None:
         region = FileRegion(memory_file, writable=True)
         before = memory_file.read_bytes()
