@@ -72,7 +72,7 @@ class Outgoing:
         self._observer = fan_out(self._tally, observer)
         self._say = say
         self._sender: Sender | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Report] | None = None
         self._cancelled = ""
         level = 0 if self._send.codec == NO_CODEC else self._send.level
         self.tuning = Tuning(self._send.codec, level, self._send.bandwidth, self._send.downtime)
@@ -90,6 +90,11 @@ class Outgoing:
         """Whether COMMIT may have been sent: from then on nothing here takes the guest back."""
         return self._sender is not None and self._sender.committed
 
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is known: what is left is tidying up here, which nothing cuts short."""
+        return self._sender is not None and self._sender.settled
+
     def cancel(self, why: str) -> bool:
         """Give the guest back and stop. False, and nothing happens, once COMMIT may have been sent."""
         if self.committed or self._task is None:
@@ -99,8 +104,9 @@ class Outgoing:
         return True
 
     def leave(self) -> None:
-        """Stop asking for the outcome; the guest stays paused until `migrated resolve`."""
-        if self._task is not None:
+        """Stop asking for the outcome; the guest stays paused until `migrated resolve`. Nothing happens if it is
+        known already."""
+        if self._task is not None and not self.settled:
             self._task.cancel()
 
     def change(self, key: str, value: str) -> None:
@@ -141,9 +147,10 @@ class Outgoing:
 
     async def run(self) -> Report:
         """Move the guest. Raises any MigratedError; the guest runs here then, unless it is OutcomeUnknownError."""
-        self._task = asyncio.current_task()
+        # A task of its own: whoever cancels or leaves ends the migration, and not what is told of it afterwards.
+        self._task = asyncio.ensure_future(self._run())
         try:
-            return await self._run()
+            return await self._task
         except asyncio.CancelledError:
             raise self._told(self._interrupted()) from None
         except MigratedError as error:

@@ -1,13 +1,17 @@
-"""What a person may change while a migration runs."""
+"""What a person may change while a migration runs, and what is said of its outcome when they leave."""
 
+import asyncio
 import math
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import migrated.client
 from migrated.client import Outgoing
 from migrated.config import SendSettings, Settings
-from migrated.errors import UsageError
+from migrated.errors import CancelledByPersonError, IntegrityError, OutcomeUnknownError, UsageError
 from migrated.net.address import Address
 
 
@@ -72,3 +76,142 @@ def test_a_level_needs_a_codec_that_both_sides_share(codec: str) -> None:
     assert migration.tuning.packing == ("lz4", 1)
     migration.change("level", "0")
     assert migration.tuning.packing == ("raw", 0)
+
+
+class Guest:
+    """Closing it takes until it may."""
+
+    def __init__(self) -> None:
+        self.closing, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.go_on.wait()
+
+
+class Moving:
+    """A sender whose answers are the test's: ``end`` is what :meth:`run` returns or raises."""
+
+    codecs = ()
+
+    def __init__(self, *_arguments: Any, **_more: Any) -> None:
+        self.committed = self.settled = False
+        self.cancelled = 0
+        self.end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> Any:
+        try:
+            return await self.end
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+class Nowhere:
+    async def close(self) -> None:
+        pass
+
+
+class Migration:
+    """An :class:`Outgoing` under way, with its guest and its sender."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def dial(*_address: Any, **_timeouts: Any) -> Nowhere:
+            return Nowhere()
+
+        def sender(*arguments: Any, **more: Any) -> Moving:
+            self.sender = Moving(*arguments, **more)
+            return self.sender
+
+        monkeypatch.setattr(migrated.client, "dial", dial)
+        monkeypatch.setattr(migrated.client, "Sender", sender)
+        self.guest = Guest()
+        self.outgoing = outgoing()
+        self.outgoing._guest = self.guest  # type: ignore[assignment]
+
+    async def begun(self) -> "asyncio.Future[Any]":
+        running = asyncio.ensure_future(self.outgoing.run())
+        await until(lambda: hasattr(self, "sender"))
+        return running
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def migration(monkeypatch: pytest.MonkeyPatch) -> Migration:
+    return Migration(monkeypatch)
+
+
+async def test_who_leaves_after_commit_does_not_know_the_outcome(migration: Migration) -> None:
+    running = await migration.begun()
+    migration.sender.committed = True
+    assert not migration.outgoing.cancel("by hand")
+    migration.outgoing.leave()
+    with pytest.raises(OutcomeUnknownError, match="left before"):
+        await running
+
+
+async def test_a_known_outcome_is_told_although_somebody_leaves_meanwhile(migration: Migration) -> None:
+    """The source's copy is being given up: that takes its time, and is seen through."""
+    running = await migration.begun()
+    migration.sender.committed = migration.sender.settled = True
+    assert migration.outgoing.settled
+    migration.outgoing.leave()
+    await asyncio.sleep(0)
+    migration.sender.end.set_result("the report")
+    assert await running == "the report"
+    assert not migration.sender.cancelled
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_leaving_while_the_guest_is_closed_changes_nothing(migration: Migration, known: bool) -> None:
+    running = await migration.begun()
+    migration.guest.go_on.clear()
+    migration.sender.committed = True
+    if known:
+        migration.sender.settled = True
+        migration.sender.end.set_result("the report")
+    else:
+        migration.outgoing.leave()
+    await until(migration.guest.closing.is_set)
+    migration.outgoing.leave()
+    await asyncio.sleep(0)
+    migration.guest.go_on.set()
+    if known:
+        assert await running == "the report"
+    else:
+        with pytest.raises(OutcomeUnknownError):
+            await running
+
+
+async def test_a_failure_is_told_although_somebody_cancels_meanwhile(migration: Migration) -> None:
+    running = await migration.begun()
+    migration.guest.go_on.clear()
+    migration.sender.end.set_exception(IntegrityError("the digests differ"))
+    await until(migration.guest.closing.is_set)
+    assert migration.outgoing.cancel("by hand")
+    await asyncio.sleep(0)
+    migration.guest.go_on.set()
+    with pytest.raises(IntegrityError):
+        await running
+
+
+async def test_a_cancelled_one_says_by_whom(migration: Migration) -> None:
+    running = await migration.begun()
+    assert migration.outgoing.cancel("cancelled by Ctrl-C")
+    assert migration.outgoing.cancel("cancelled by SIGTERM")
+    with pytest.raises(CancelledByPersonError, match="by Ctrl-C"):
+        await running
+
+
+async def test_who_awaits_it_can_cancel_it_too(migration: Migration) -> None:
+    running = await migration.begun()
+    running.cancel()
+    with pytest.raises(CancelledByPersonError):
+        await running
+    assert migration.sender.cancelled

@@ -2,6 +2,7 @@
 
     before COMMIT   first: cancel, the guest goes on here    second: the same, at once
     after COMMIT    first: say so, and go on asking          second: leave; the guest stays paused (exit 20)
+    outcome known   nothing: what is left is tidying up
 
 The guest is safe whenever this process ends: what holds it before COMMIT lets go when its parent dies.
 """
@@ -32,6 +33,10 @@ class Stoppable(Protocol):
     @property
     def committed(self) -> bool:
         """Whether COMMIT may have been sent."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is known."""
 
     def cancel(self, why: str) -> bool:
         """Give the guest back; False if it is too late, or too early, for that."""
@@ -85,6 +90,9 @@ class Interrupts:
             self._stop()
 
     def _committed(self, migration: Stoppable, name: str) -> None:
+        if migration.settled:
+            self._say(f"{name}: the outcome is known; this ends as soon as all is tidied up")
+            return
         if self._told:
             migration.leave()
             return

@@ -16,7 +16,7 @@ class Migration:
     migration_id = "abc"
 
     def __init__(self, *, running: bool = True) -> None:
-        self.committed = False
+        self.committed = self.settled = False
         self.told: list[str] = []
         self._running = running
 
@@ -109,6 +109,18 @@ async def test_a_cancel_before_does_not_count_after_commit() -> None:
     migration.committed = True
     interrupts(signal.SIGINT)
     assert "leave" not in migration.told
+
+
+async def test_a_known_outcome_is_not_left() -> None:
+    around, migration = Surroundings(), Migration()
+    interrupts = around.made()
+    interrupts.take_over(migration)
+    migration.committed = migration.settled = True
+    for _ in range(3):
+        interrupts(signal.SIGINT)
+    assert migration.told == []
+    assert around.stopped == 0
+    assert "outcome is known" in around.said[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
