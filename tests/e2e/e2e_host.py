@@ -13,13 +13,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2e_processes import MARK, PATIENCE, Running, Seen, Send, kill, look, marked, wait_until, zombies
-from e2e_relay import Relay
+from e2e_relay import Impostor, Relay
 
 from migrated.guests.demo.layout import RECORD_AT, Counter, read_runner
 from migrated.guests.demo.proof import check_file
@@ -101,7 +101,7 @@ class Host:
         self.sends: list[Send] = []
         self.others: list[Running] = []
         self.guests: dict[str, Guest] = {}
-        self.relays: list[Relay] = []
+        self.relays: list[Relay | Impostor] = []
         self.killed: set[int] = set()
         self._configure("here", {})
 
@@ -161,7 +161,9 @@ class Host:
         """A daemon that takes ``guests`` (default: the demo guest ``a``); ``serve`` are settings of it."""
         entries = {"a": self.entry("a")} if guests is None else guests
         section = {"listen": "127.0.0.1:0", "control": "127.0.0.1:0", **serve}
-        self._configure("there", {"serve": section} | {f"guests.{name}": each for name, each in entries.items()})
+        self._configure(
+            "there", {"serve": section} | {f"guests.{name}": each for name, each in entries.items()}
+        )
         daemon = self._daemon(flags, before)
         if wait:
             daemon.wait_ready()
@@ -185,7 +187,13 @@ class Host:
         self.relays.append(relay)
         return relay
 
-    def send(self, guest: Guest | str, to: Daemon | Relay | str, *flags: str, **more: Any) -> Send:
+    def impostor(self, talk: Callable[[socket.socket], Any]) -> Impostor:
+        """Something that listens and is no destination; see there."""
+        impostor = Impostor(talk)
+        self.relays.append(impostor)
+        return impostor
+
+    def send(self, guest: Guest | str, to: Daemon | Relay | Impostor | str, *flags: str, **more: Any) -> Send:
         """``migrated send --json``, started."""
         address = to if isinstance(to, str) else f"127.0.0.1:{to.port}"
         uri = guest.uri if isinstance(guest, Guest) else guest
@@ -261,7 +269,9 @@ class Host:
         runs = next(each for each in self.places(name) if each.side == side)
         assert runs_on(path) == runs.seen.pid
         before = counter(path, Counter.OPERATIONS)
-        wait_until(lambda: counter(path, Counter.OPERATIONS) > before, f"guest {name} counts on {side}", GRACE)
+        wait_until(
+            lambda: counter(path, Counter.OPERATIONS) > before, f"guest {name} counts on {side}", GRACE
+        )
         seen = look(runs.seen.pid)
         assert seen is not None
         assert not seen.stopped
@@ -280,7 +290,9 @@ class Host:
 
         def left() -> list[Any]:
             files = [path.name for path in self.there.iterdir()]
-            return files + [each for name in self.guests for each in self.places(name) if each.side == "there"]
+            return files + [
+                each for name in self.guests for each in self.places(name) if each.side == "there"
+            ]
 
         wait_until(lambda: not left(), f"nothing left there, but there is {left()}", GRACE)
         for daemon in self.daemons:
@@ -362,7 +374,9 @@ class Host:
         expected = set(self.kept)
         for name in self.arrived:
             expected |= {self.there / f"{name}.mem", self.there / f"{name}.mem.log"}
-        found = {path for folder in (self.here, self.there) for path in folder.rglob("*") if not path.is_dir()}
+        found = {
+            path for folder in (self.here, self.there) for path in folder.rglob("*") if not path.is_dir()
+        }
         wrong = [f"file left: {path}" for path in sorted(found - expected)]
         wrong += [f"file gone: {path}" for path in sorted(expected - found)]
         for path in self.run.rglob("*"):

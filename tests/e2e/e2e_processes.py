@@ -77,9 +77,7 @@ class Lines:
 class Running:
     """A command of the test, both of its outputs kept."""
 
-    def __init__(
-        self, command: Sequence[str | Path], environment: Mapping[str, str], **more: Any
-    ) -> None:
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str], **more: Any) -> None:
         self.command = [str(part) for part in command]
         self.process = subprocess.Popen(
             self.command,
@@ -173,7 +171,9 @@ class Send(Running):
             assert each in text, self.shown()
         if reason:
             last = json.loads(self.out.text.splitlines()[-1])
-            assert (last["event"], last["reason"], last["exit_code"]) == ("failed", reason, code), self.shown()
+            assert (last["event"], last["reason"], last["exit_code"]) == ("failed", reason, code), (
+                self.shown()
+            )
         return text
 
 

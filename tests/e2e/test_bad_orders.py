@@ -20,6 +20,7 @@ from migrated.protocol.frames import FRAME, PREAMBLE
 
 pytestmark = pytest.mark.slow
 
+
 def a_free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
@@ -291,7 +292,8 @@ def small(host: Host) -> Any:
         if str(folder) in each.command:
             kill(each.pid)
     wait_until(
-        lambda: subprocess.run(["umount", folder], check=False, capture_output=True).returncode == 0, "unmounted"
+        lambda: subprocess.run(["umount", folder], check=False, capture_output=True).returncode == 0,
+        "unmounted",
     )
 
 

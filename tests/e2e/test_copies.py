@@ -122,7 +122,9 @@ def test_commands_pause_and_resume(host: Host) -> None:
     path = host.here / "db.mem"
     source = writer(host, path, "none")
     stop, go_on = f"kill -STOP {source.pid}", f"kill -CONT {source.pid}"
-    daemon = host.serve({"db": host.entry("db", "shm", resume=["/bin/sh", "-c", f"test -e {host.there}/may"])})
+    daemon = host.serve(
+        {"db": host.entry("db", "shm", resume=["/bin/sh", "-c", f"test -e {host.there}/may"])}
+    )
     flags = ("--pause", stop, "--resume", go_on, "--tracker", "hash")
     send = host.send(f"shm:{path}", daemon, *flags)
     send.failure(20, "outcome-unknown", "migrated resolve")

@@ -4,168 +4,120 @@ import os
 import signal
 
 import pytest
-from e2e_host import SLOW, Daemon, Host
+from e2e_host import Host
 from e2e_processes import kill, wait_until
-from e2e_relay import Relay
+from e2e_scene import at, halted
 
 from migrated.protocol import BatchHeader, Commit, Digest, Ready, RoundDone, Running
 
 pytestmark = pytest.mark.slow
 
 
-def restart(host: Host, relay: Relay) -> Daemon:
-    daemon = host.restart()
-    relay.target = daemon.port
-    return daemon
-
-
 def test_in_pre_copy(host: Host) -> None:
-    guest = host.demo()
-    daemon = host.serve()
-    send = host.send(guest, daemon, *SLOW)
-    send.event("round-finished", round=1)
-    host.kill(daemon)
-    send.failure(8, "connection-lost")
+    """A whole round is in place there. The next daemon discards it, and takes the guest when it comes again."""
+    scene = halted(host, RoundDone)
+    host.kill(scene.daemon)
+    scene.cut()
+    scene.send.failure(8, "connection-lost")
     host.goes_on("a", "here")
-    again = host.restart()
-    again.logged("discarded what migration")
-    host.clean_there()
-    assert host.outcome("there", send.migration_id) == "aborted"
-    host.send(guest, again).report()
-    host.goes_on("a", "there")
+    scene.restart().logged("discarded what migration")
+    scene.stays()
+    host.send(scene.guest, scene.daemon).report()
+    scene.moved()
 
 
-@pytest.mark.parametrize("moment", [Digest, Ready], ids=lambda moment: str(moment.__name__))
+@at(Digest, Ready)
 def test_while_the_guest_is_paused(host: Host, moment: type[Digest | Ready]) -> None:
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    held = relay.hold(moment)
-    send = host.send(guest, relay)
-    held.wait()
-    host.kill(daemon)
-    held.drop()
-    send.failure(8, "connection-lost")
+    scene = halted(host, moment)
+    host.kill(scene.daemon)
+    scene.cut()
+    scene.send.failure(8, "connection-lost")
     host.goes_on("a", "here")
-    restart(host, relay).logged("discarded what migration")
-    host.clean_there()
+    scene.restart().logged("discarded what migration")
+    scene.stays()
 
 
 def test_between_commit_and_its_decision(host: Host) -> None:
     """COMMIT never arrived. The source asks on until the daemon is back, and gets the guest back."""
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    commit = relay.hold(Commit)
-    send = host.send(guest, relay)
-    commit.wait()
-    host.kill(daemon)
-    commit.drop()
-    send.event("note")
-    assert host.places()[0].seen.stopped
-    restart(host, relay)
-    send.failure(11, "peer-failed", "the guest goes on here")
-    host.goes_on("a", "here")
-    host.clean_there()
+    scene = halted(host, Commit)
+    host.kill(scene.daemon)
+    scene.cut()
+    scene.send.event("note")
+    scene.waits_here()
+    scene.restart()
+    scene.send.failure(11, "peer-failed", "the guest goes on here")
+    scene.stays()
 
 
 def test_after_it_runs_the_guest(host: Host) -> None:
     """RUNNING is lost with the daemon: the guest lives on there, and the source is told when it is back."""
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    running = relay.hold(Running)
-    send = host.send(guest, relay)
-    running.wait()
-    host.kill(daemon)
-    running.drop()
-    send.event("note")
+    scene = halted(host, Running)
+    host.kill(scene.daemon)
+    scene.cut()
+    scene.send.event("note")
     host.goes_on("a", "there", alone=False)
-    restart(host, relay)
-    send.report()
-    host.goes_on("a", "there")
+    scene.restart()
+    scene.send.report()
+    scene.moved()
 
 
 def test_after_it_decided_and_before_the_guest_started(host: Host) -> None:
     """The start takes long, since the process that stands by is stopped; RUN is on disk: it rolls forward."""
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    commit = relay.hold(Commit)
-    send = host.send(guest, relay)
-    commit.wait()
-    standby = next(each for each in host.places() if each.side == "there")
-    os.kill(standby.seen.pid, signal.SIGSTOP)
-    commit.release()
-    daemon.logged("commit")
-    wait_until(lambda: host.outcome("there", send.migration_id) == "run", "RUN is durable")
-    host.kill(daemon)
-    kill(standby.seen.pid)
-    send.event("note")
-    again = restart(host, relay)
-    again.logged("runs here: finished migration")
-    send.report()
-    host.goes_on("a", "there")
+    scene = halted(host, Commit)
+    standby = scene.standby
+    os.kill(standby.pid, signal.SIGSTOP)
+    scene.go_on()
+    wait_until(lambda: host.outcome("there", scene.id) == "run", "RUN is durable")
+    host.kill(scene.daemon)
+    kill(standby.pid)
+    scene.send.event("note")
+    scene.restart().logged("runs here: finished migration")
+    scene.send.report()
+    scene.moved()
 
 
 def test_the_source_has_left_and_a_person_settles_it(host: Host) -> None:
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    running = relay.hold(Running)
-    send = host.send(guest, relay)
-    running.wait()
-    host.kill(daemon)
-    running.drop()
-    send.event("note")
-    send.signal(signal.SIGINT)
-    send.out.wait("Ctrl-C")
-    send.signal(signal.SIGINT)
-    told = send.failure(20, "outcome-unknown")
-    assert f"migrated resolve {send.migration_id}" in told
-    asked = host.command("resolve", send.migration_id, "--tries", "1", code=8)
+    scene = halted(host, Running)
+    host.kill(scene.daemon)
+    scene.cut()
+    scene.send.event("note")
+    scene.send.signal(signal.SIGINT)
+    scene.send.out.wait("Ctrl-C")
+    scene.send.signal(signal.SIGINT)
+    scene.send.failure(20, "outcome-unknown", f"migrated resolve {scene.id}")
+    asked = scene.resolve("--tries", "1", code=8)
     assert "lost" in asked or "closed" in asked
-    restart(host, relay)
-    assert "runs guest a" in host.command("resolve", send.migration_id)
-    host.goes_on("a", "there")
+    scene.restart()
+    assert "runs guest a" in scene.resolve()
+    scene.moved()
 
 
 def test_a_person_says_that_the_destination_is_gone_for_good(host: Host) -> None:
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    commit = relay.hold(Commit)
-    send = host.send(guest, relay)
-    commit.wait()
-    host.kill(daemon)
-    commit.drop()
-    relay.refusing = True
-    send.event("note")
-    host.kill(send)
-    host.command("resolve", send.migration_id, "--resume-here", code=2)
-    assert host.places()[0].seen.stopped
-    host.command("resolve", send.migration_id, "--resume-here", "--fenced")
+    scene = halted(host, Commit)
+    host.kill(scene.daemon)
+    scene.cut()
+    scene.relay.refusing = True
+    scene.send.event("note")
+    host.kill(scene.send)
+    scene.resolve("--resume-here", code=2)
+    scene.waits_here()
+    scene.resolve("--resume-here", "--fenced")
     host.goes_on("a", "here")
-    restart(host, relay)
-    host.clean_there()
+    scene.restart()
+    scene.stays()
 
 
-@pytest.mark.parametrize("moment", [BatchHeader, RoundDone], ids=lambda moment: str(moment.__name__))
+@at(BatchHeader, RoundDone)
 def test_a_worker(host: Host, moment: type[BatchHeader | RoundDone]) -> None:
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    held = relay.hold(moment)
-    send = host.send(guest, relay)
-    held.wait()
-    kill(host.workers(daemon)[0].pid)
-    held.release()
-    send.failure(11, "peer-failed", "worker")
-    host.goes_on("a", "here")
-    host.clean_there()
+    """The next migration gets others."""
+    scene = halted(host, moment)
+    kill(host.workers(scene.daemon)[0].pid)
+    scene.go_on()
+    scene.send.failure(11, "peer-failed", "worker")
+    scene.stays()
     if moment is BatchHeader:
-        host.send(guest, daemon).report()
-        host.goes_on("a", "there")
+        host.send(scene.guest, scene.daemon).report()
+        scene.moved()
 
 
 def test_the_fork_server(host: Host) -> None:
@@ -178,53 +130,36 @@ def test_the_fork_server(host: Host) -> None:
 
 
 def test_the_process_that_stands_by_before_ready(host: Host) -> None:
-    """Whether it was loaded already or not decides who ends well; either is one place and nothing left."""
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    held = relay.hold(Digest)
-    send = host.send(guest, relay)
-    held.wait()
-    kill(next(each.seen.pid for each in host.places() if each.side == "there"))
-    held.release()
-    if send.end() == 0:
-        host.goes_on("a", "there")
-    else:
-        send.failure(11, "peer-failed", "demo guest's process ended")
-        host.goes_on("a", "here")
-        host.clean_there()
+    scene = halted(host, Digest)
+    kill(scene.standby.pid)
+    scene.go_on()
+    scene.send.failure(11, "peer-failed", "the demo guest's process")
+    scene.stays()
 
 
 def test_the_process_that_stands_by_after_ready(host: Host) -> None:
     """Another one is started, which takes longer."""
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    held = relay.hold(Commit)
-    send = host.send(guest, relay)
-    held.wait()
-    kill(next(each.seen.pid for each in host.places() if each.side == "there"))
-    held.release()
-    send.report()
-    host.goes_on("a", "there")
+    scene = halted(host, Commit)
+    kill(scene.standby.pid)
+    scene.go_on()
+    scene.send.report()
+    scene.moved()
 
 
-@pytest.mark.parametrize("moment", [BatchHeader, Digest, Ready, Commit, Running], ids=lambda kind: str(kind.__name__))
+@at(BatchHeader, Digest, Ready, Commit)
 def test_the_connection_is_cut(host: Host, moment: type[BatchHeader]) -> None:
-    guest = host.demo()
-    daemon = host.serve()
-    relay = host.relay(daemon)
-    held = relay.hold(moment, 2 if moment is BatchHeader else 1)
-    send = host.send(guest, relay)
-    held.wait()
-    held.drop()
-    if moment is Running:
-        send.report()
-        host.goes_on("a", "there")
-        return
+    """COMMIT is asked for again, and refused: the destination never got it."""
+    scene = halted(host, moment, 2 if moment is BatchHeader else 1)
+    scene.cut()
     if moment is Commit:
-        send.failure(11, "peer-failed", "the guest goes on here")
+        scene.send.failure(11, "peer-failed", "the guest goes on here")
     else:
-        send.failure(8, "connection-lost")
-    host.goes_on("a", "here")
-    host.clean_there()
+        scene.send.failure(8, "connection-lost")
+    scene.stays()
+
+
+def test_the_connection_is_cut_after_the_guest_was_started(host: Host) -> None:
+    scene = halted(host, Running)
+    scene.cut()
+    scene.send.report()
+    scene.moved()

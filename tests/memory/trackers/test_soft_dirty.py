@@ -141,7 +141,9 @@ def test_used_before_arming(fake: FakeGuest) -> None:
         SoftDirtyTracker([], []).collect()
 
 
-@pytest.mark.skipif(not probe_soft_dirty().works, reason=f"kernel: no soft-dirty bit here: {probe_soft_dirty().why}")
+@pytest.mark.skipif(
+    not probe_soft_dirty().works, reason=f"kernel: no soft-dirty bit here: {probe_soft_dirty().why}"
+)
 def test_real_bits(guest: Any) -> None:
     guest.ask("memory = private(64)")
     start = guest.ask("address_of(memory)")
