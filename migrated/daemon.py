@@ -347,7 +347,7 @@ class Daemon:
             record = await in_thread(self._records.read, migration_id)
             if record is not None and record.outcome is Outcome.RUN:
                 try:
-                    await self._roll_forward(record)
+                    await see_through(self._roll_forward(record))
                 except MigratedError as error:
                     return Failed(
                         "start-failed",

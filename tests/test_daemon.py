@@ -258,3 +258,22 @@ async def test_who_connects_and_says_nothing_is_hung_up_on_and_counted(
         await channel.close()
         await daemon.drain(0.0)
     assert dropped == ["silent"]
+
+
+async def test_a_late_start_under_way_is_seen_through(host: Host) -> None:
+    """Stopped in between, the next daemon would run the guest's resume command once more."""
+    host.target.broken = True
+    host.records.write(Record(ONE, Outcome.RUN, "web"))
+    await host.daemon.start()
+    host.target.broken = False
+    host.target.entered.clear()
+    host.target.go_on.clear()
+    asked = asyncio.ensure_future(host.say(Commit(ONE)))
+    await until(host.target.entered.is_set)
+    assert host.daemon._listener is not None
+    (serving,) = host.daemon._listener._visits
+    serving.cancel()
+    await asyncio.sleep(0)
+    host.target.go_on.set()
+    await asyncio.gather(asked, serving, return_exceptions=True)
+    assert host.outcome(ONE) is Outcome.RUNNING

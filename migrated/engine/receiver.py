@@ -70,6 +70,7 @@ from migrated.protocol import (
 __all__ = ["Receiver"]
 
 _RECORD_AGAIN_SECONDS = 1.0
+_TELL_SECONDS = 1.0
 
 _PROGRESS_SECONDS = 0.1
 """At most this often the source is told how far the pages got."""
@@ -107,6 +108,7 @@ class Receiver:
         self._aborted = False
         self._was_running = True
         self._commit_answered = False
+        self._outcome: Running | Failed | None = None
         self._compared = False
         self._device_bytes = 0
         self._device_checksum = xxhash.xxh3_64()
@@ -158,8 +160,10 @@ class Receiver:
         try:
             await self._take()
         except asyncio.CancelledError as cancelled:
-            if self.decided.is_set() and self._commit_answered:
-                return  # COMMIT came over another connection; this one has nothing more to say
+            if self.decided.is_set():
+                if self._commit_answered:
+                    return  # COMMIT came over another connection; this one has nothing more to say
+                await see_through(self._tell_outcome())
             error = self._broken or cancelled
             await see_through(self._abort(error))
             raise error from None
@@ -397,32 +401,44 @@ class Receiver:
             if not self._ready:
                 raise ProtocolError("the source commits before the destination is ready")
             if record is None or record.outcome is not Outcome.RUNNING:
-                self._commit_at = self._clock()
-                self._observe(StateChanged(State.COMMIT))
-                await see_through(self._decide())
-                try:
-                    await in_thread(self._target.start, self._was_running)
-                except MigratedError as error:
-                    self._observe(FailedEvent(error.reason, error.what, error.hint))
-                    return Failed(
-                        START_FAILED,
-                        f"it decided to run the guest, but cannot start it: {error.what}",
-                        error.hint,
-                    )
-                with contextlib.suppress(MigratedError):  # RUN says enough, and the guest does run
-                    await in_thread(self._records.write, self._record(Outcome.RUNNING))
-                self._observe(Finished(self._report()))
-                self._observe(StateChanged(State.COMPLETED))
+                answer = await see_through(self._run_guest())
+                if isinstance(answer, Failed):
+                    return answer
             if self._reader is not None and asyncio.current_task() is not self._reader:
                 self._commit_answered = True
                 self._reader.cancel()
             return Running()
 
-    async def _decide(self) -> None:
+    async def _run_guest(self) -> Running | Failed:
+        self._outcome = await self._decide_and_start()
+        return self._outcome
+
+    async def _decide_and_start(self) -> Running | Failed:
+        self._commit_at = self._clock()
+        self._observe(StateChanged(State.COMMIT))
         self._run_tried = True
         await in_thread(self._records.write, self._record(Outcome.RUN))
         # From here on there is no way back: the guest runs here, or nowhere until a person decides.
         self.decided.set()
+        try:
+            await in_thread(self._target.start, self._was_running)
+        except MigratedError as error:
+            self._observe(FailedEvent(error.reason, error.what, error.hint))
+            return Failed(
+                START_FAILED, f"it decided to run the guest, but cannot start it: {error.what}", error.hint
+            )
+        with contextlib.suppress(MigratedError):  # RUN says enough, and the guest does run
+            await in_thread(self._records.write, self._record(Outcome.RUNNING))
+        self._observe(Finished(self._report()))
+        self._observe(StateChanged(State.COMPLETED))
+        return Running()
+
+    async def _tell_outcome(self) -> None:
+        """This side was stopped in the middle of the start, which was seen through."""
+        if self._outcome is not None:
+            with contextlib.suppress(MigratedError, TimeoutError):
+                async with asyncio.timeout(_TELL_SECONDS):
+                    await self._channel.send(self._outcome)
 
     def _record(self, outcome: Outcome) -> Record:
         return Record(self.migration_id, outcome, self._offer.guest, {"was_running": self._was_running})
@@ -445,7 +461,7 @@ class Receiver:
             self._observe(StateChanged(State.CANCELLED if cancelled else State.FAILED))
         if not isinstance(error, ConnectionLostError):
             with contextlib.suppress(MigratedError, TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(_TELL_SECONDS):
                     await self._channel.send(Failed(known.reason, known.what, known.hint))
 
     async def _record_aborted(self) -> None:

@@ -1,6 +1,7 @@
 """What the destination decides when things cross or fail."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,28 @@ async def test_a_cancellation_while_run_is_being_recorded_comes_too_late(
     assert sides.receiver.decided.is_set()
     assert "discard" not in sides.target.calls
     assert outcome(sides) in (Outcome.RUN, Outcome.RUNNING)
+
+
+async def test_a_start_under_way_is_seen_through_recorded_and_told(sides: Any) -> None:
+    """The destination is stopped for good while the guest's resume command runs."""
+    loop = asyncio.get_running_loop()
+    cancelled = threading.Event()
+
+    def cancel() -> None:
+        sides.receiver._reader.cancel()
+        loop.call_soon(cancelled.set)
+
+    def start(was_running: bool) -> None:
+        loop.call_soon_threadsafe(cancel)
+        assert cancelled.wait(10)
+        sides.target.calls.append(f"start {was_running}")
+
+    sides.target.start = start
+    await sides.move(sides.sender())
+    assert sides.asked == []
+    assert sides.target.calls == ["make_ready", "start True"]
+    assert outcome(sides) is Outcome.RUNNING
+    assert sides.far_events[-1] == StateChanged(State.COMPLETED)
 
 
 async def test_a_digest_before_the_end_of_the_round_is_refused(
