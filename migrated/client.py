@@ -20,6 +20,7 @@ from migrated.engine.rounds import Tuning
 from migrated.engine.sender import Sender
 from migrated.errors import (
     CancelledByPersonError,
+    GuestDiedError,
     MigratedError,
     OutcomeUnknownError,
     PeerFailedError,
@@ -278,7 +279,8 @@ async def resolve(
     """Settle a migration whose COMMIT had no answer, and return its record, now decided.
 
     ``resume_here`` is a person's word that the destination is fenced and will never run the guest; then nobody
-    is asked. OutcomeUnknownError if the destination decided to run it but cannot start it.
+    is asked. OutcomeUnknownError if there was no answer in ``tries`` questions, or the destination decided to run it
+    but cannot start it; GuestDiedError if it was to go on here and has ended: that is settled then.
     """
     records = outgoing_records(settings)
     record = await in_thread(records.read, migration_id)
@@ -291,20 +293,26 @@ async def resolve(
     if record.outcome is not Outcome.COMMITTING:
         return record
     address = parse_address(str(record.details["destination"]))
-    answer: Message = (
-        Aborted("a person said so")
-        if resume_here
-        else await ask_outcome(address, migration_id, settings.send, tries=tries)
-    )
+    answer: Message = Aborted("a person said so")
+    if not resume_here:
+        try:
+            answer = await ask_outcome(address, migration_id, settings.send, tries=tries)
+        except MigratedError as error:
+            raise _still_unknown(address, migration_id, tries or 0, error) from error
     frozen = await in_thread(revive, record.details)
+    gone: GuestDiedError | None = None
     try:
         match answer:
             case Running():
-                await in_thread(frozen.release, bool(record.details.get("moved", True)))
                 outcome = Outcome.COMPLETED
+                with contextlib.suppress(GuestDiedError):  # it was to be given up
+                    await in_thread(frozen.release, bool(record.details.get("moved", True)))
             case Aborted():
-                await in_thread(frozen.resume)
                 outcome = Outcome.ABORTED
+                try:
+                    await in_thread(frozen.resume)
+                except GuestDiedError as error:
+                    gone = error
             case PeerFailed():
                 raise OutcomeUnknownError(
                     f"the destination {answer.what}", answer.hint or "see its log", migration_id
@@ -316,4 +324,17 @@ async def resolve(
             await in_thread(frozen.close)
     settled = Record(migration_id, outcome, record.guest, record.details)
     await in_thread(records.write, settled)
+    if gone is not None:
+        raise gone
     return settled
+
+
+def _still_unknown(
+    address: Address, migration_id: str, tries: int, error: MigratedError
+) -> OutcomeUnknownError:
+    times = "1 try" if tries == 1 else f"{tries} tries"
+    return OutcomeUnknownError(
+        f"{address} did not say in {times} whether it runs the guest: {error.what}",
+        f"the guest stays paused here; ask again with: migrated resolve {migration_id}",
+        migration_id,
+    )

@@ -4,15 +4,24 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import migrated.client
 from migrated.client import Outgoing
-from migrated.config import SendSettings, Settings
-from migrated.errors import CancelledByPersonError, IntegrityError, OutcomeUnknownError, UsageError
+from migrated.config import HostSettings, SendSettings, Settings
+from migrated.engine.records import Outcome, Record
+from migrated.errors import (
+    CancelledByPersonError,
+    GuestDiedError,
+    IntegrityError,
+    OutcomeUnknownError,
+    UsageError,
+)
 from migrated.net.address import Address
+from migrated.protocol import Aborted, Message, Running
 
 
 def outgoing(**send: Any) -> Outgoing:
@@ -215,3 +224,70 @@ async def test_who_awaits_it_can_cancel_it_too(migration: Migration) -> None:
     with pytest.raises(CancelledByPersonError):
         await running
     assert migration.sender.cancelled
+
+
+ID = "ab" * 16
+
+
+class Frozen:
+    """A guest that waits for the outcome, and has ended meanwhile."""
+
+    def resume(self) -> None:
+        raise GuestDiedError("process 1 has ended meanwhile")
+
+    def release(self, moved: bool) -> None:
+        assert not moved
+        raise GuestDiedError("process 1 has ended meanwhile")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A host on which one migration waits for its outcome, of a guest that is gone."""
+    settings = Settings(host=HostSettings(state_dir=str(tmp_path)))
+    details = {"destination": f"unix:{tmp_path}/nobody", "moved": False}
+    migrated.client.outgoing_records(settings).write(Record(ID, Outcome.COMMITTING, "web", details))
+    monkeypatch.setattr(migrated.client, "revive", lambda _details: Frozen())
+    return settings
+
+
+def outcome(settings: Settings) -> Outcome:
+    record = migrated.client.outgoing_records(settings).read(ID)
+    assert record is not None
+    return record.outcome
+
+
+async def test_a_destination_that_does_not_answer_leaves_the_outcome_unknown(waiting: Settings) -> None:
+    """Whatever it was that failed: one exit code says that it is not settled."""
+    with pytest.raises(OutcomeUnknownError, match=r"in 2 tries.*cannot connect") as caught:
+        await migrated.client.resolve(waiting, ID, tries=2)
+    assert caught.value.migration_id == ID
+    assert f"migrated resolve {ID}" in caught.value.hint
+    assert outcome(waiting) is Outcome.COMMITTING
+
+
+async def test_what_is_decided_is_settled_although_the_guest_here_is_gone(
+    waiting: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer: Message = Aborted("it had aborted")
+
+    async def ask(*_arguments: Any, **_more: Any) -> Message:
+        return answer
+
+    monkeypatch.setattr(migrated.client, "ask_outcome", ask)
+    with pytest.raises(GuestDiedError):
+        await migrated.client.resolve(waiting, ID)
+    assert outcome(waiting) is Outcome.ABORTED
+    assert (await migrated.client.resolve(waiting, ID)).outcome is Outcome.ABORTED
+
+
+async def test_a_copy_whose_process_has_ended_is_complete(
+    waiting: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(*_arguments: Any, **_more: Any) -> Message:
+        return Running()
+
+    monkeypatch.setattr(migrated.client, "ask_outcome", ask)
+    assert (await migrated.client.resolve(waiting, ID)).outcome is Outcome.COMPLETED

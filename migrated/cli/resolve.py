@@ -18,7 +18,7 @@ EPILOG = example(
     "migrated resolve 3f2a                         asks the destination until it answers",
     "migrated resolve 3f2a --tries 1               asks once",
     "migrated resolve 3f2a --resume-here --fenced  the destination is lost for good, and switched off",
-    codes="0 settled, 2 no such migration, 7 no answer within --tries, 20 still unknown",
+    codes="0 settled, 2 no such migration, 20 still unknown: no answer within --tries, or it cannot start the guest",
 )
 
 
@@ -59,6 +59,7 @@ def resolve(
     record = _find(settings, migration_id)
     if fenced and not resume_here:
         raise UsageError("--fenced only goes with --resume-here", "leave it out to ask the destination")
+    _refuse_while_asked(record)
     if resume_here and not fenced:
         _confirm(record)
     destination = str(record.details.get("destination", "?"))
@@ -93,6 +94,19 @@ def _find(settings: "Settings", migration_id: str) -> "Record":
             "write more of the id",
         )
     return found[0]
+
+
+def _refuse_while_asked(record: "Record") -> None:
+    """What asks by itself would give the guest up, or resume it, behind the person's back."""
+    from migrated.control import sockets
+    from migrated.errors import UsageError
+
+    asking = f"send-{record.migration_id}{sockets.SUFFIX}"
+    if record.outcome == "committing" and any(path.name == asking for path in sockets.live_sockets()):
+        raise UsageError(
+            f"`migrated send` of migration {record.migration_id[:8]} still runs, and asks by itself",
+            "wait for it, or end it first: Ctrl-C twice",
+        )
 
 
 def _confirm(record: "Record") -> None:

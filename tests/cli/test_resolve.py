@@ -9,6 +9,7 @@ from migrated import client
 from migrated.cli import main as cli
 from migrated.client import outgoing_records
 from migrated.config import Settings, load
+from migrated.control import sockets
 from migrated.engine.records import Outcome, Record
 
 WAITING, SETTLED = "ab" * 16, "cd" * 16
@@ -80,5 +81,18 @@ def test_what_waits_is_named(asked: list[object], capsys: pytest.CaptureFixture[
 
 def test_no_answer(surroundings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outgoing_records(load()).write(Record(WAITING, Outcome.COMMITTING, "db", {"destination": "127.0.0.1:1"}))
-    assert cli.main(["resolve", WAITING, "--tries", "1"]) == 7
+    assert cli.main(["resolve", WAITING, "--tries", "1"]) == 20
+    assert "cannot connect" in capsys.readouterr().err
     assert outgoing_records(load()).read(WAITING) is not None
+
+
+def test_what_is_still_being_asked_is_left_to_who_asks(
+    asked: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`migrated send` would give up a guest that was resumed behind its back."""
+    monkeypatch.setattr(sockets, "live_sockets", lambda: [tmp_path / f"send-{WAITING}.sock"])
+    for more in ([], ["--resume-here", "--fenced"]):
+        assert cli.main(["resolve", WAITING, *more]) == 2
+    assert "migrated send" in capsys.readouterr().err
+    assert asked == []
+    assert cli.main(["resolve", SETTLED]) == 0

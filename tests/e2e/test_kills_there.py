@@ -85,7 +85,7 @@ def test_the_source_has_left_and_a_person_settles_it(host: Host) -> None:
     scene.send.out.wait("Ctrl-C")
     scene.send.signal(signal.SIGINT)
     scene.send.failure(20, "outcome-unknown", f"migrated resolve {scene.id}")
-    asked = scene.resolve("--tries", "1", code=8)
+    asked = scene.resolve("--tries", "1", code=20)
     assert "lost" in asked or "closed" in asked
     scene.restart()
     assert "runs guest a" in scene.resolve()
