@@ -1,15 +1,21 @@
 /* The first and only process of the test guest. Its words come from the kernel's command line:
  *
- *   fill=64M   memory that holds the pattern     rate=0     bytes a second that are written anew
+ *   fill=64M   memory that it fills              rate=0     bytes a second that are written anew
  *   check=16M  bytes a second that are verified  beat=100   milliseconds between two lines
  *   noise=40   percent of each page that does not compress
  *   disk=1     write the number of each line to /dev/vda, and read it back
+ *   content=/dev/vda   fill with what is on that disk, instead of the pattern of numbers and noise
+ *   table=50   percent of it that is a table of keys and values, each in a slot of 512 bytes
+ *   sets=2000  values a second that are replaced     brief=10   only every 10th line is whole
  *
  * Memory is cut in as many parts as there are processors; a thread for each rewrites pages of its part at
  * random and checks others in turn, every word of them. A word that is wrong is told loudly, and ends all.
- * A line looks so, with times in milliseconds by the guest's own clock (which stands still with the machine):
+ * A line looks so, with times in milliseconds by the guest's own clock (which stands still with the machine);
+ * the others end after their number:
  *
  *   beat 17 up 2513 written 1024 checked 4096 gap 101 disk 17
+ *
+ * The word "verify" on the second serial port makes it check everything at once and say: verified 16384 pages
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -27,44 +33,21 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE 4096
-#define WORDS (PAGE / 8)
-#define TICK_MS 10
+#include "memory.h"
 
-static long noise_words;
-static atomic_ulong written, checked;
+#define STEP (1 << 20)
+#define MAX_PARTS 64
+#define IDLE_TICK_MS 100 /* waking up costs an emulated processor a millisecond */
 
-struct part {
-    uint64_t *pages;
-    uint32_t *versions; /* of each page; page contents follow from number and version */
-    uint64_t first, count;
-    double write_rate, check_rate; /* pages a tick */
-};
+static struct part parts[MAX_PARTS];
+static long threads;
+static atomic_ulong wanted, proved; /* checks of everything: asked for, and done by any part */
 
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-/* Every word of a page is made from its number and version; the first noise_words of them do not compress. */
-static inline uint64_t word_of(uint64_t base, long place)
-{
-    return place < noise_words ? mix(base + (uint64_t)place) : base + (uint64_t)(place & 7);
-}
-
-static uint64_t base_of(uint64_t page, uint32_t version)
-{
-    return mix(page << 32 | version);
-}
-
-static void fail(const char *format, ...)
+void fail(const char *format, ...)
 {
     va_list list;
     va_start(list, format);
@@ -74,24 +57,6 @@ static void fail(const char *format, ...)
     fflush(stdout);
     for (;;)
         pause();
-}
-
-static void fill_page(struct part *part, uint64_t page)
-{
-    uint64_t *words = part->pages + page * WORDS;
-    uint64_t base = base_of(part->first + page, part->versions[page]);
-    for (long place = 0; place < WORDS; place++)
-        words[place] = word_of(base, place);
-}
-
-static void check_page(struct part *part, uint64_t page)
-{
-    const uint64_t *words = part->pages + page * WORDS;
-    uint64_t base = base_of(part->first + page, part->versions[page]);
-    for (long place = 0; place < WORDS; place++)
-        if (words[place] != word_of(base, place))
-            fail("page %lu word %ld version %u: found %016lx, it should be %016lx", part->first + page, place,
-                 part->versions[page], words[place], word_of(base, place));
 }
 
 static void nap(struct timespec *when, long ms)
@@ -111,28 +76,40 @@ static void nap(struct timespec *when, long ms)
 static void *work(void *argument)
 {
     struct part *part = argument;
-    uint64_t random = mix(part->first + 1), next = 0;
-    double to_write = 0, to_check = 0;
+    struct work state = {.random = mix(part->first + 1)};
     struct timespec when;
+    unsigned long done = 0;
+    long tick = part->write_rate + part->set_rate + part->check_rate > 0 ? TICK_MS : IDLE_TICK_MS;
     clock_gettime(CLOCK_MONOTONIC, &when);
     for (;;) {
-        to_write += part->write_rate;
-        to_check += part->check_rate;
-        while (to_write >= 1) {
-            random = mix(random);
-            uint64_t page = random % part->count;
-            part->versions[page]++;
-            fill_page(part, page);
-            atomic_fetch_add(&written, 1);
-            to_write -= 1;
+        do_tick(part, &state);
+        if (atomic_load(&wanted) != done) {
+            check_all(part);
+            done++;
+            atomic_fetch_add(&proved, 1);
         }
-        while (to_check >= 1) {
-            check_page(part, next);
-            next = next + 1 == part->count ? 0 : next + 1;
-            atomic_fetch_add(&checked, 1);
-            to_check -= 1;
-        }
-        nap(&when, TICK_MS);
+        nap(&when, tick);
+    }
+    return NULL;
+}
+
+/* Takes words from the second serial port, if there is one; the only word asks for a check of everything. */
+static void *listen(void *argument)
+{
+    char line[64];
+    FILE *port = fopen("/dev/ttyS1", "re");
+    struct termios how;
+    if (port && !tcgetattr(fileno(port), &how)) {
+        how.c_lflag &= ~(tcflag_t)ECHO;
+        tcsetattr(fileno(port), TCSANOW, &how);
+    }
+    while (port && fgets(line, sizeof line, port)) {
+        if (strncmp(line, "verify", 6))
+            continue;
+        unsigned long ending = atomic_fetch_add(&wanted, 1) + 1;
+        while (atomic_load(&proved) < ending * (unsigned long)threads)
+            usleep(TICK_MS * 1000);
+        printf("verified %lu pages\n", *(uint64_t *)argument);
     }
     return NULL;
 }
@@ -170,16 +147,32 @@ static void load_modules(void)
     }
 }
 
-static int open_disk(void)
+static int open_disk(const char *path, int how)
 {
     for (int tries = 0; tries < 500; tries++) {
-        int disk = open("/dev/vda", O_RDWR | O_DIRECT | O_DSYNC | O_CLOEXEC);
+        int disk = open(path, how | O_DIRECT | O_CLOEXEC);
         if (disk >= 0)
             return disk;
         usleep(10000);
     }
-    fail("there is no disk: %s", strerror(errno));
-    return -1;
+    fail("there is no disk %s: %s", path, strerror(errno));
+}
+
+/* Read the disk into memory, again and again until that is full. Returns how many pages are on it. */
+static uint64_t read_content(const char *path, uint64_t *pages, uint64_t count)
+{
+    int disk = open_disk(path, O_RDONLY);
+    uint64_t size = (uint64_t)lseek(disk, 0, SEEK_END) / STEP * STEP, done = 0;
+    if (!size)
+        fail("%s holds less than %d bytes", path, STEP);
+    while (done < count * PAGE) {
+        uint64_t step = count * PAGE - done < STEP ? count * PAGE - done : STEP;
+        if (pread(disk, (char *)pages + done, step, (off_t)(done % size)) != (ssize_t)step)
+            fail("reading %s: %s", path, strerror(errno));
+        done += step;
+    }
+    close(disk);
+    return size / PAGE;
 }
 
 /* Write the beat's number to a sector of its own among 1024, and see that the one before is there. */
@@ -205,6 +198,50 @@ static long now_ms(void)
     return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static void start_thread(void *(*function)(void *), void *argument)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, function, argument))
+        fail("no thread: %s", strerror(errno));
+}
+
+/* Cut memory in parts and fill it. Returns the number of pages. */
+static uint64_t fill_memory(void)
+{
+    uint64_t count = (uint64_t)number("fill", 64 << 20) / PAGE, on_disk = 0;
+    double ticks = 1000.0 / TICK_MS * (double)threads, table = number("table", 0) / 100;
+    const char *content = getenv("content");
+    uint64_t *pages = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint32_t *versions = calloc(count, sizeof *versions);
+    uint64_t *sums = content ? calloc(count, sizeof *sums) : NULL;
+    if (count < MAX_PARTS || pages == MAP_FAILED || !versions || (content && !sums))
+        fail("no memory for %lu pages", count);
+    noise_words = (long)(number("noise", 40) * WORDS / 100);
+    printf("filling %lu pages\n", count);
+    if (content)
+        on_disk = read_content(content, pages, count);
+    for (long i = 0; i < threads; i++) {
+        uint64_t first = count * (uint64_t)i / (uint64_t)threads;
+        uint64_t stop = count * (uint64_t)(i + 1) / (uint64_t)threads;
+        struct part *part = &parts[i];
+        *part = (struct part){.pages = pages + first * WORDS,
+                              .versions = versions + first,
+                              .sums = content ? sums + first : NULL,
+                              .first = first,
+                              .count = stop - first,
+                              .table = stop - first,
+                              .write_rate = number("rate", 0) / PAGE / ticks,
+                              .check_rate = number("check", 16 << 20) / PAGE / ticks};
+        if (content && table > 0) {
+            part->table -= (uint64_t)((double)part->count * table);
+            part->set_rate = number("sets", 0) / ticks;
+        }
+        for (uint64_t page = 0; page < part->count; page++)
+            begin_page(part, page, content ? (first + page) / on_disk : 0);
+    }
+    return count;
+}
+
 int main(void)
 {
     mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
@@ -215,34 +252,17 @@ int main(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     load_modules();
 
-    uint64_t count = (uint64_t)number("fill", 64 << 20) / PAGE;
-    double ticks = 1000.0 / TICK_MS;
-    double write_rate = number("rate", 0) / PAGE / ticks, check_rate = number("check", 16 << 20) / PAGE / ticks;
-    long beat_ms = (long)number("beat", 100), threads = sysconf(_SC_NPROCESSORS_ONLN);
-    noise_words = (long)(number("noise", 40) * WORDS / 100);
-    uint64_t *pages = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    uint32_t *versions = calloc(count, sizeof *versions);
-    if (pages == MAP_FAILED || !versions)
-        fail("no memory for %lu pages", count);
-    int disk = number("disk", 0) ? open_disk() : -1;
+    threads = sysconf(_SC_NPROCESSORS_ONLN);
+    if (threads > MAX_PARTS)
+        threads = MAX_PARTS;
+    long beat_ms = (long)number("beat", 100), brief = (long)number("brief", 1);
+    int disk = number("disk", 0) ? open_disk("/dev/vda", O_RDWR | O_DSYNC) : -1;
     uint64_t *buffer = aligned_alloc(PAGE, PAGE);
-
-    printf("filling %lu pages\n", count);
-    struct part *parts = calloc((size_t)threads, sizeof *parts);
-    for (long i = 0; i < threads; i++) {
-        uint64_t first = count * (uint64_t)i / (uint64_t)threads;
-        uint64_t stop = count * (uint64_t)(i + 1) / (uint64_t)threads;
-        parts[i] = (struct part){pages + first * WORDS, versions + first, first, stop - first,
-                                 write_rate / (double)threads, check_rate / (double)threads};
-        for (uint64_t page = 0; page < parts[i].count; page++)
-            fill_page(&parts[i], page);
-    }
+    uint64_t count = fill_memory();
     printf("running on %ld processors\n", threads);
-    for (long i = 0; i < threads; i++) {
-        pthread_t thread;
-        if (parts[i].count && pthread_create(&thread, NULL, work, &parts[i]))
-            fail("no thread: %s", strerror(errno));
-    }
+    for (long i = 0; i < threads; i++)
+        start_thread(work, &parts[i]);
+    start_thread(listen, &count);
 
     struct timespec when;
     clock_gettime(CLOCK_MONOTONIC, &when);
@@ -252,11 +272,15 @@ int main(void)
         long now = now_ms();
         if (disk >= 0)
             use_disk(disk, buffer, beat);
-        printf("beat %lu up %ld written %lu checked %lu gap %ld", beat, now, atomic_load(&written),
-               atomic_load(&checked), now - last);
-        if (disk >= 0)
-            printf(" disk %lu", beat);
-        printf("\n");
+        if (brief > 1 && beat % (uint64_t)brief) {
+            printf("beat %lu\n", beat);
+        } else {
+            printf("beat %lu up %ld written %lu checked %lu gap %ld", beat, now, atomic_load(&written),
+                   atomic_load(&checked), now - last);
+            if (disk >= 0)
+                printf(" disk %lu", beat);
+            printf("\n");
+        }
         last = now;
     }
 }

@@ -19,7 +19,7 @@ from migrated.errors import ResourceError
 
 __all__ = ["Image", "archive", "build", "cache_folder"]
 
-_PROGRAM = Path(__file__).with_name("guest.c")
+_SOURCES = ("guest.c", "memory.c", "memory.h")
 _PACKAGE = "linux-image-cloud-amd64"
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_balloon")
 _FOLDER, _FILE, _DEVICE = 0o040755, 0o100755, 0o020600
@@ -65,10 +65,7 @@ def build(cache: Path | None = None) -> Image:
 
 
 def _own_key() -> str:
-    return _key(_PROGRAM.read_bytes(), Path(__file__).read_bytes())
-
-
-def _key(*inputs: bytes) -> str:
+    inputs = [Path(__file__).with_name(name).read_bytes() for name in (*_SOURCES, Path(__file__).name)]
     return hashlib.sha256(b"".join(inputs)).hexdigest()[:12]
 
 
@@ -148,7 +145,8 @@ def _modules(unpacked: Path) -> dict[str, bytes]:
 
 def _compile(work: Path) -> Path:
     program = work / "init"
-    _run("gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program), str(_PROGRAM))
+    sources = [str(Path(__file__).with_name(name)) for name in _SOURCES if name.endswith(".c")]
+    _run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", str(program), *sources)
     _run("strip", str(program))
     return program
 
