@@ -17,11 +17,12 @@ from migrated.compression import registry
 from migrated.compression.stage import default_workers, start_fork_server
 from migrated.config import GuestEntry, Settings
 from migrated.engine.events import Observer
-from migrated.engine.options import STARTS_GUEST
+from migrated.engine.options import START_FAILED, STARTS_GUEST
 from migrated.engine.ports import in_thread, see_through
 from migrated.engine.progress import Progress
-from migrated.engine.receiver import Receiver
+from migrated.engine.receiver import THIS_SIDE, Receiver
 from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.relay import relayed
 from migrated.errors import (
     CancelledByPersonError,
     ConnectionLostError,
@@ -161,7 +162,7 @@ class Daemon:
         except MigratedError as error:
             _log.warning("%s: %s", channel.peer, error)
             with contextlib.suppress(MigratedError):
-                await channel.send(Failed(error.reason, error.what, error.hint))
+                await channel.send(Failed(error.reason, *relayed(error, THIS_SIDE)))
         except Exception:
             _log.exception("%s: an error of this program", channel.peer)
         await channel.finish()
@@ -225,7 +226,7 @@ class Daemon:
         except BaseException as error:
             await see_through(self._take_back(target, offer))
             if isinstance(error, MigratedError):
-                return Refuse(error.reason, error.what, error.hint)
+                return Refuse(error.reason, *relayed(error, THIS_SIDE))
             raise
         return target, accept
 
@@ -349,10 +350,9 @@ class Daemon:
                 try:
                     await see_through(self._roll_forward(record))
                 except MigratedError as error:
+                    what, hint = relayed(error, THIS_SIDE)
                     return Failed(
-                        "start-failed",
-                        f"it decided to run the guest, but cannot start it: {error.what}",
-                        error.hint,
+                        START_FAILED, f"it decided to run the guest, but cannot start it: {what}", hint
                     )
             return Running()
 

@@ -34,6 +34,7 @@ from migrated.engine.ports import Channel, in_thread, see_through
 from migrated.engine.progress import Progress as Shown
 from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.relay import relayed
 from migrated.errors import (
     CancelledByPersonError,
     ConnectionLostError,
@@ -67,7 +68,10 @@ from migrated.protocol import (
     Running,
 )
 
-__all__ = ["Receiver"]
+__all__ = ["THIS_SIDE", "Receiver"]
+
+THIS_SIDE = "the destination"
+"""What a person at the source is told who failed."""
 
 _RECORD_AGAIN_SECONDS = 1.0
 _TELL_SECONDS = 1.0
@@ -424,9 +428,8 @@ class Receiver:
             await in_thread(self._target.start, self._was_running)
         except MigratedError as error:
             self._observe(FailedEvent(error.reason, error.what, error.hint))
-            return Failed(
-                START_FAILED, f"it decided to run the guest, but cannot start it: {error.what}", error.hint
-            )
+            what, hint = relayed(error, THIS_SIDE)
+            return Failed(START_FAILED, f"it decided to run the guest, but cannot start it: {what}", hint)
         with contextlib.suppress(MigratedError):  # RUN says enough, and the guest does run
             await in_thread(self._records.write, self._record(Outcome.RUNNING))
         self._observe(Finished(self._report()))
@@ -462,7 +465,7 @@ class Receiver:
         if not isinstance(error, ConnectionLostError):
             with contextlib.suppress(MigratedError, TimeoutError):
                 async with asyncio.timeout(_TELL_SECONDS):
-                    await self._channel.send(Failed(known.reason, known.what, known.hint))
+                    await self._channel.send(Failed(known.reason, *relayed(known, THIS_SIDE)))
 
     async def _record_aborted(self) -> None:
         """Without a record this is a crash to the next start, which discards too - unless RUN may have got to the

@@ -29,6 +29,7 @@ from migrated.engine.ports import Channel, in_thread, see_through
 from migrated.engine.precopy import PreCopy
 from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.relay import relayed
 from migrated.engine.rounds import Pusher, Tuning
 from migrated.engine.switchover import Stopwatch, Switchover
 from migrated.errors import (
@@ -169,7 +170,9 @@ class Sender:
             async with asyncio.timeout(1.0):
                 known = error if isinstance(error, MigratedError) else None
                 await self._channel.send(
-                    Cancel(str(known), known.reason) if known else Cancel("cancelled", "cancelled")
+                    Cancel("; ".join(filter(None, relayed(known, "the source"))), known.reason)
+                    if known
+                    else Cancel("cancelled", "cancelled")
                 )
 
     # -- before the commit -------------------------------------------------------------------------
