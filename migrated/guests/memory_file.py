@@ -39,7 +39,7 @@ def check_room(folder: Path, size: int) -> None:
     if size > room:
         raise ResourceError(
             f"the guest needs {format_size(size)} and there are {format_size(room)} free {where}",
-            "free some, or give the guest another path in the configuration",
+            "free some, or give the guest another path in the destination's configuration",
         )
 
 
@@ -161,7 +161,7 @@ class MemoryFile:
         if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             self.close()
             raise GuestError(
-                f"{self.path} is no plain file", "give the guest another path in the configuration"
+                f"{self.path} is no plain file", "give the guest another path in the destination's configuration"
             )
         return False
 
@@ -175,7 +175,7 @@ class MemoryFile:
                 if time.monotonic() >= ending:
                     raise GuestError(
                         f"the memory file {self.path} is in use, by a guest that runs or another migration",
-                        "end that first, or give the guest another path in the configuration",
+                        "end that first, or give the guest another path in the destination's configuration",
                     ) from error
             time.sleep(_LOCK_AGAIN_SECONDS)
         if not self._is_ours():
@@ -227,8 +227,8 @@ def _failed(doing: str, path: Path, error: OSError) -> MigratedError:
     if isinstance(error, PermissionError):
         return AccessError(text, "check the owner and mode of the file and its folder")
     if isinstance(error, FileNotFoundError):
-        return GuestError(text, "check the guest's path in the configuration, and its folder")
-    return ResourceError(text, "free some room, or give the guest another path in the configuration")
+        return GuestError(text, "check the guest's path in the destination's configuration, and its folder")
+    return ResourceError(text, "free some room, or give the guest another path in the destination's configuration")
 
 
 def _is_memory(folder: Path) -> bool:

@@ -135,7 +135,7 @@ class DemoTarget(TargetGuest):
         if first not in (b"", bytes(len(MAGIC)), MAGIC):
             raise GuestError(
                 f"{self._file.path} is there and is not the memory of a demo guest; it is left alone",
-                "remove it, or give the guest another path in the configuration",
+                "remove it, or give the guest another path in the destination's configuration",
             )
 
 
