@@ -161,7 +161,8 @@ class MemoryFile:
         if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             self.close()
             raise GuestError(
-                f"{self.path} is no plain file", "give the guest another path in the destination's configuration"
+                f"{self.path} is no plain file",
+                "give the guest another path in the destination's configuration",
             )
         return False
 
@@ -228,7 +229,9 @@ def _failed(doing: str, path: Path, error: OSError) -> MigratedError:
         return AccessError(text, "check the owner and mode of the file and its folder")
     if isinstance(error, FileNotFoundError):
         return GuestError(text, "check the guest's path in the destination's configuration, and its folder")
-    return ResourceError(text, "free some room, or give the guest another path in the destination's configuration")
+    return ResourceError(
+        text, "free some room, or give the guest another path in the destination's configuration"
+    )
 
 
 def _is_memory(folder: Path) -> bool:
