@@ -271,7 +271,6 @@ class GuestEntry(_Section):
         description="an absolute path: of the memory file, for pid of a folder, for qemu of its QMP socket"
     )
     resume: Command = Field(default=(), description='a command as a list, as in ["systemctl", "start", "db"]')
-    pause: Command = Field(default=(), description='a command as a list, as in ["systemctl", "stop", "db"]')
     command: Command = Field(
         default=(), description='a command as a list, as in ["qemu-system-x86_64", "-incoming", "defer"]'
     )
@@ -279,8 +278,8 @@ class GuestEntry(_Section):
 
     @model_validator(mode="after")
     def _commands_belong_to_their_kinds(self) -> Self:
-        if self.kind != "shm" and (self.resume or self.pause):
-            raise ValueError(f"pause and resume are for the kind shm; {self.kind} needs none")
+        if self.kind != "shm" and self.resume:
+            raise ValueError(f"resume is for the kind shm; {self.kind} needs none")
         if self.kind != "qemu" and self.command:
             raise ValueError(f"command is for the kind qemu; {self.kind} needs none")
         return self
