@@ -1,12 +1,13 @@
 """What the engine needs of its surroundings, and how it runs blocking work."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Protocol, TypeVar
 
 from migrated.protocol import BatchHeader, BatchLimits, Message
 
-__all__ = ["Channel", "in_thread", "see_through"]
+__all__ = ["Channel", "in_thread", "readable", "see_through"]
 
 _T = TypeVar("_T")
 
@@ -69,3 +70,22 @@ async def see_through(work: Coroutine[object, object, _T]) -> _T:
         task.exception()
         raise asyncio.CancelledError
     return task.result()
+
+
+@contextlib.contextmanager
+def readable(descriptor: int, then: Callable[[], object]) -> Iterator[None]:
+    """Call ``then`` once, if ``descriptor`` becomes readable within; nothing is watched if that is -1."""
+    if descriptor < 0:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def call() -> None:
+        loop.remove_reader(descriptor)
+        then()
+
+    loop.add_reader(descriptor, call)
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)

@@ -30,7 +30,7 @@ from migrated.engine.events import (
 )
 from migrated.engine.events import Failed as FailedEvent
 from migrated.engine.options import MAX_DEVICE_STATE, START_FAILED
-from migrated.engine.ports import Channel, in_thread, see_through
+from migrated.engine.ports import Channel, in_thread, readable, see_through
 from migrated.engine.progress import Progress as Shown
 from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
@@ -162,7 +162,8 @@ class Receiver:
         """
         self._reader = asyncio.current_task()
         try:
-            await self._take()
+            with readable(self._target.watched(), lambda: self.cancel(self._target.why_ended())):
+                await self._take()
         except asyncio.CancelledError as cancelled:
             if self.decided.is_set():
                 if self._commit_answered:

@@ -25,7 +25,7 @@ from migrated.engine.events import (
     StateChanged,
 )
 from migrated.engine.options import STARTS_GUEST, SendOptions, Verify
-from migrated.engine.ports import Channel, in_thread, see_through
+from migrated.engine.ports import Channel, in_thread, readable, see_through
 from migrated.engine.precopy import PreCopy
 from migrated.engine.progress import Tally
 from migrated.engine.records import Outcome, Record, Records
@@ -33,6 +33,7 @@ from migrated.engine.relay import relayed
 from migrated.engine.rounds import Pusher, Tuning
 from migrated.engine.switchover import Stopwatch, Switchover
 from migrated.errors import (
+    GuestDiedError,
     MigratedError,
     OutcomeUnknownError,
     PeerFailedError,
@@ -144,15 +145,29 @@ class Sender:
         work = asyncio.ensure_future(self._copy_and_switch(accept))
         error: BaseException
         try:
-            both: set[asyncio.Future[Any]] = {work, listener}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if work.done() and work.exception() is None:
+            with contextlib.ExitStack() as watched:
+                for each in self._guest.watched():
+                    watched.enter_context(readable(each, work.cancel))
+                both: set[asyncio.Future[Any]] = {work, listener}
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if work.done() and not work.cancelled() and work.exception() is None:
                 return work.result()
-            error = _first_of(listener, work)
+            error = await self._why(listener, work)
         except asyncio.CancelledError as cancelled:
             error = cancelled
         await see_through(self._give_up(work, error))
         raise error
+
+    async def _why(
+        self, listener: "asyncio.Future[None]", work: "asyncio.Future[Stopwatch]"
+    ) -> BaseException:
+        if work.cancelled():  # a process of the guest ended
+            try:
+                await in_thread(self._guest.check)
+            except MigratedError as error:
+                return error
+            return GuestDiedError("a process of the guest ended")
+        return _first_of(listener, work)
 
     async def _give_up(self, work: "asyncio.Future[Stopwatch]", error: BaseException) -> None:
         work.cancel()

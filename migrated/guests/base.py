@@ -114,6 +114,10 @@ class SourceGuest(ABC):
     def check(self) -> None:
         """GuestDiedError if it ended."""
 
+    def watched(self) -> Sequence[int]:
+        """Descriptors that become readable when a process of the guest ends; they stay ours."""
+        return ()
+
     @abstractmethod
     def describe(self) -> dict[str, object]:
         """What :func:`migrated.guests.uri.revive` needs, fit for JSON; complete once the guest is paused."""
@@ -146,6 +150,15 @@ class TargetGuest(ABC):
         """The next piece of what :meth:`SourceGuest.device_state` gave; all memory is in place by then."""
         _ = piece
         raise GuestError(f"a guest of the kind {self.kind} has no device state")
+
+    def watched(self) -> int:
+        """A descriptor that becomes readable when what was prepared for the guest ends by itself, so that nothing
+        can be started any more; -1 if there is no such thing. It stays ours."""
+        return -1
+
+    def why_ended(self) -> GuestError:
+        """What to say when :meth:`watched` became readable. Does not block."""
+        return GuestError(f"what was to become guest {self.name} has ended")
 
     @property
     @abstractmethod

@@ -72,6 +72,10 @@ class HeldGuest(SourceGuest):
         if self._held is not None:
             self._held.check()
 
+    def watched(self) -> Sequence[int]:
+        """See :meth:`SourceGuest.watched`."""
+        return () if self._held is None else [holder.pidfd for holder in self._held.holders]
+
     def describe(self) -> dict[str, object]:
         """See :meth:`SourceGuest.describe`."""
         processes = [] if self._held is None else self._held.describe()
