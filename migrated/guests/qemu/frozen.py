@@ -35,11 +35,12 @@ class FrozenMachine:
 
     def resume(self) -> None:
         """Let the VM go on here, as it was before. GuestDiedError if its QEMU is gone."""
+        from migrated.guests.qemu.rollback import put_back  # late: as the monitor, below
+
         with self._monitor() as monitor:
+            put_back(monitor, self._pid, was_running=self._was_running)
             if self._was_running:
-                monitor.go_on()
                 monitor.announce()
-            monitor.end_migration()
             monitor.set_capabilities(self._settings)
 
     def release(self, moved: bool) -> None:

@@ -1,9 +1,9 @@
-"""``python -m migrated.guests.qemu.guardian SOCKET SETTINGS``: watches over a VM that its client has paused.
+"""``python -m migrated.guests.qemu.guardian SOCKET PID SETTINGS``: watches over a VM that its client has paused.
 
-Takes lines on stdin: ``paused``, ``running``, ``settled`` (it stays paused, whatever becomes of the client) and
-``done`` (there is nothing left to do). At end of file without ``done`` the client was killed: the VM goes on if
-it is paused and not settled, and its migration settings (JSON) are put back unless it is settled. The client's
-connection to the monitor is closed by then, so there is room for ours.
+Takes lines on stdin: ``running``; ``paused`` (it ran before); ``still`` (it did not); ``settled`` (it stays
+paused, whatever becomes of the client); and ``done`` (there is nothing left to do). At end of file without
+``done`` the client was killed: unless it is settled the VM is as it was before, its migration settings (JSON), too.
+The client's connection to the monitor is closed by then, so there is room for ours.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ _TRY_AGAIN_SECONDS = 0.1
 class Guardian:
     """The client's end of it. Telling it something costs a write to a pipe, and never fails."""
 
-    def __init__(self, path: Path, settings: Mapping[str, bool]) -> None:
+    def __init__(self, path: Path, pid: int, settings: Mapping[str, bool]) -> None:
         root = str(Path(__file__).parents[3])
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         }
         self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            [sys.executable, "-m", "migrated.guests.qemu.guardian", str(path), json.dumps(dict(settings))],
+            [sys.executable, "-m", __name__, str(path), str(pid), json.dumps(dict(settings))],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -43,7 +43,7 @@ class Guardian:
         )
 
     def tell(self, word: str) -> None:
-        """``paused`` before the VM is stopped, ``running`` when it goes on, ``settled``, or ``done``."""
+        """``paused`` or ``still`` before the VM is stopped, ``running`` when it goes on, ``settled``, or ``done``."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(f"{word}\n".encode())
@@ -69,25 +69,25 @@ def main() -> None:
     """Serve until end of file on stdin."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    path, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    path, pid, settings = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     state = "running"
     for line in sys.stdin:
         state = line.strip()
-    if state in ("running", "paused"):
-        _put_back(path, settings, paused=state == "paused")
+    if state in ("running", "paused", "still"):
+        _put_back(path, pid, settings, state)
 
 
-def _put_back(path: Path, settings: Mapping[str, bool], *, paused: bool) -> None:
+def _put_back(path: Path, pid: int, settings: Mapping[str, bool], state: str) -> None:
     from migrated.guests.qemu.monitor import Monitor  # late: most guardians never need it
+    from migrated.guests.qemu.rollback import put_back
 
     ending = time.monotonic() + _TRY_SECONDS
     while time.monotonic() < ending:
         try:
             monitor = Monitor(path)
             try:
-                monitor.end_migration()
-                if paused:
-                    monitor.go_on()
+                if state != "running":
+                    put_back(monitor, pid, was_running=state == "paused")
                 monitor.set_capabilities(settings)
                 return
             finally:

@@ -8,17 +8,22 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
 from migrated.errors import AccessError, GuestDiedError, GuestError, GuestNotFoundError, MigratedError
 
-__all__ = ["CommandFailedError", "Qmp"]
+__all__ = ["CommandFailedError", "Heard", "Qmp", "Sent"]
 
 _T = TypeVar("_T")
+
+Heard = Callable[[str, Mapping[str, Any]], None]
+"""Takes an event's name and data, on the connection's own thread; an empty name when the connection has ended.
+An event comes before the answer to the command that caused it."""
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it raises, and we tell that ourselves
 
@@ -37,6 +42,22 @@ class CommandFailedError(GuestError):
         self.command, self.kind, self.said = command, kind, said
 
 
+class Sent:
+    """A command that was sent, and may be running."""
+
+    def __init__(self, path: Path, command: str, future: "Future[Any]") -> None:
+        self._path, self._command, self._future = path, command, future
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was answered by now, with an error."""
+        return self._future.done() and self._future.exception() is not None
+
+    def answer(self) -> Any:
+        """Wait for its return value; the errors are those of :meth:`Qmp.execute`."""
+        return _translated(self._path, self._command, self._future)
+
+
 class Qmp:
     """A connection to the monitor at ``path``, with the VM's name for errors being that path.
 
@@ -44,9 +65,11 @@ class Qmp:
     A command that gets no answer since QEMU ended is a GuestDiedError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, heard: Heard | None = None) -> None:
         self.path = path
         self._client = QMPClient(str(path))
+        self._heard = heard or (lambda _name, _data: None)
+        self._client.events.event_filter = self._take_event
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"qmp {path}", daemon=True)
         self._thread.start()
@@ -59,7 +82,8 @@ class Qmp:
 
     def _connect(self) -> None:
         try:
-            self._run(self._client.connect(os.fspath(self.path)), _GREETING_SECONDS)
+            self._start(self._client.connect(os.fspath(self.path)), _GREETING_SECONDS).result()
+            self._start(self._watch_end())
         except TimeoutError as error:
             raise GuestError(
                 f"the QEMU at {self.path} does not answer: another client has its monitor, or it hangs",
@@ -79,7 +103,11 @@ class Qmp:
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Run a command; its return value. CommandFailedError, GuestDiedError, GuestError (no answer in time)."""
-        return self._translated(command, self._client.execute(command, arguments))
+        return self.send(command, arguments).answer()
+
+    def send(self, command: str, arguments: Mapping[str, Any] | None = None) -> Sent:
+        """As :meth:`execute`, without waiting for the answer. Commands run in the order in which they are sent."""
+        return self._send(command, self._client.execute(command, arguments))
 
     def give_descriptor(self, name: str, descriptor: int) -> None:
         """Hand a descriptor to QEMU, as ``name`` for its ``fd:`` addresses. It is duplicated."""
@@ -88,41 +116,64 @@ class Qmp:
             self._client.send_fd_scm(descriptor)
             await self._client.execute("getfd", {"fdname": name})
 
-        self._translated("getfd", give())
+        self._send("getfd", give()).answer()
 
     def close(self) -> None:
         """Hang up; the VM goes on. May be called twice."""
         if self._open:
             with contextlib.suppress(Exception):  # it raises what ended the connection: of no use any more
-                self._run(self._client.disconnect(), _GREETING_SECONDS)
+                self._start(self._client.disconnect(), _GREETING_SECONDS).result()
             self._end()
 
-    def _translated(self, command: str, work: Coroutine[Any, Any, _T]) -> _T:
+    def _send(self, command: str, work: Coroutine[Any, Any, _T]) -> Sent:
         if not self._open:
             work.close()
             raise GuestError(f"the connection to {self.path} was closed")
-        try:
-            return self._run(work, _COMMAND_SECONDS)
-        except ExecuteError as error:
-            raise CommandFailedError(command, error.error_class, str(error)) from error
-        except TimeoutError as error:
-            raise GuestError(
-                f"the QEMU at {self.path} did not finish {command} within {_COMMAND_SECONDS:g} s"
-            ) from error
-        except (QMPError, OSError, EOFError, asyncio.IncompleteReadError) as error:
-            raise GuestDiedError(f"the QEMU at {self.path} ended, or hung up, during {command}") from error
+        return Sent(self.path, command, self._start(work, _COMMAND_SECONDS))
 
-    def _run(self, work: Coroutine[Any, Any, _T], seconds: float) -> _T:
+    def _start(self, work: Coroutine[Any, Any, _T], seconds: float | None = None) -> "Future[_T]":
         async def bounded() -> _T:
             return await asyncio.wait_for(work, seconds)
 
-        return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(bounded(), self._loop)
+
+    def _take_event(self, event: Mapping[str, Any]) -> bool:
+        self._heard(str(event["event"]), event.get("data", {}))
+        return False  # the library would keep it for ever
+
+    async def _watch_end(self) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+        self._heard("", {})
 
     def _end(self) -> None:
         self._open = False
+        self._start(self._end_tasks()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end_tasks(self) -> None:
+        """End what still waits, which is told that the connection was closed."""
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _translated(path: Path, command: str, future: "Future[_T]") -> _T:
+    try:
+        return future.result()
+    except ExecuteError as error:
+        raise CommandFailedError(command, error.error_class, str(error)) from error
+    except CancelledError as error:
+        raise GuestError(f"the connection to {path} was closed") from error
+    except TimeoutError as error:
+        raise GuestError(
+            f"the QEMU at {path} did not finish {command} within {_COMMAND_SECONDS:g} s"
+        ) from error
+    except (QMPError, OSError, EOFError, asyncio.IncompleteReadError) as error:
+        raise GuestDiedError(f"the QEMU at {path} ended, or hung up, during {command}") from error
 
 
 def _not_connected(path: Path, error: Exception) -> MigratedError:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +15,9 @@ from migrated.guests.qemu.frozen import FrozenMachine
 from migrated.guests.qemu.guardian import Guardian
 from migrated.guests.qemu.inspect import Machine, inspect
 from migrated.guests.qemu.monitor import Monitor
+from migrated.guests.qemu.rollback import put_back
 from migrated.guests.qemu.safety import facts_of, refusals
+from migrated.guests.qemu.settings import IGNORE_SHARED, adopt, missing
 from migrated.guests.source import guest_name
 from migrated.memory.hold import Holder
 from migrated.memory.linux import process
@@ -26,9 +28,6 @@ from migrated.memory.trackers.choose import choose
 from migrated.pages import PAGE_SIZE
 
 __all__ = ["QemuSource"]
-
-_SETTINGS = {"x-ignore-shared": True}
-"""What QEMU's migration must be told for the devices: leave out memory that is in shared files."""
 
 _CHUNK = 256 << 10
 _DEVICE_SECONDS = 20.0
@@ -56,7 +55,9 @@ class QemuSource(SourceGuest):
         self._guardian: Guardian | None = None
         self._holder: Holder | None = None
         self._settings: dict[str, bool] = {}
+        self._devices: socket.socket | None = None
         self._paused = self._frozen = self._released = self._gave_devices = False
+        self._resumes = 0
         self.regions: tuple[FileRegion, ...] = ()
         self.tracker_note = ""
         try:
@@ -88,14 +89,17 @@ class QemuSource(SourceGuest):
             holders={machine.pid: self._holder},
             force=self._options.force,
         )
-        self._settings = self._monitor.capabilities(tuple(_SETTINGS))
-        if set(self._settings) != set(_SETTINGS):
+        if missing(self._monitor, [IGNORE_SHARED]):
             raise UnsafeGuestError(
                 f"this QEMU ({'.'.join(map(str, machine.version))}) cannot leave shared memory out of its stream",
-                "it has to know the migration capability x-ignore-shared: QEMU 4.0 does",
+                f"it has to know the migration capability {IGNORE_SHARED}: QEMU 4.0 does",
             )
-        self._guardian = Guardian(self._path, self._settings)
-        self._monitor.set_capabilities(_SETTINGS)
+        self._settings = adopt(self._monitor, [IGNORE_SHARED])
+        self._guardian = Guardian(self._path, machine.pid, self._settings)
+        # All that the devices take is ready before the pause.
+        self._devices, theirs = socket.socketpair()
+        with theirs:
+            qmp.give_descriptor(_DESCRIPTOR_NAME, theirs.fileno())
 
     def _targets(self, machine: Machine, index: int) -> list[TrackTarget]:
         region = self.regions[index]
@@ -130,34 +134,35 @@ class QemuSource(SourceGuest):
     def pause(self) -> None:
         """See :meth:`SourceGuest.pause`."""
         monitor, guardian = self._opened()
-        self.was_running = monitor.running
+        if monitor.runs is not None:
+            self.was_running = monitor.runs
+        guardian.tell("paused" if self.was_running else "still")
         self._paused = True
-        if self.was_running:
-            guardian.tell("paused")
-            try:
-                monitor.qmp.execute("stop")
-            except MigratedError:
-                self.resume()
-                raise
+        try:
+            stopped = monitor.stop()
+        except MigratedError:
+            self.resume()
+            raise
+        self._resumes = monitor.resumes
+        if stopped is not self.was_running:  # somebody did something in this very moment
+            self.was_running = stopped
+            guardian.tell("paused" if stopped else "still")
 
     def resume(self) -> None:
         """See :meth:`SourceGuest.resume`."""
         if not self._paused:
             return
         monitor, guardian = self._opened()
-        if self.was_running:
-            monitor.go_on()
-            if self._gave_devices:
-                monitor.announce()
-        else:
-            monitor.end_migration()
+        put_back(monitor, self._machine.pid, was_running=self.was_running)
+        if self.was_running and self._gave_devices:
+            monitor.announce()
         guardian.tell("running")
         self._paused = self._frozen = self._gave_devices = False
 
     def freeze(self) -> None:
         """See :meth:`SourceGuest.freeze`."""
         monitor, guardian = self._opened()
-        if monitor.running:
+        if monitor.resumes > self._resumes:
             raise GuestError(
                 f"somebody let the VM of {self._path} go on while it was paused for the move",
                 "it goes on here, and nothing is lost; find out who did, and try again",
@@ -183,13 +188,13 @@ class QemuSource(SourceGuest):
     def device_state(self) -> Iterator[bytes]:
         """See :meth:`SourceGuest.device_state`: QEMU's own migration stream, without the memory."""
         monitor, _ = self._opened()
+        ours, self._devices = self._devices, None
+        if ours is None:
+            raise GuestError(f"the devices of {self._path} were asked for before")
         self._gave_devices = True
-        ours, theirs = socket.socketpair()
         with ours:
-            with theirs:
-                monitor.qmp.give_descriptor(_DESCRIPTOR_NAME, theirs.fileno())
-            monitor.qmp.execute("migrate", {"uri": f"fd:{_DESCRIPTOR_NAME}"})
             ours.settimeout(_DEVICE_SECONDS)
+            monitor.begin_migration("migrate", f"fd:{_DESCRIPTOR_NAME}").answer()
             while True:
                 try:
                     piece = ours.recv(_CHUNK)
@@ -212,6 +217,10 @@ class QemuSource(SourceGuest):
         if ended.poll(0):
             raise GuestDiedError(f"the QEMU of {self._path} (process {self._machine.pid}) ended")
 
+    def watched(self) -> Sequence[int]:
+        """See :meth:`SourceGuest.watched`."""
+        return [self._pidfd]
+
     def describe(self) -> dict[str, object]:
         """See :meth:`SourceGuest.describe`."""
         return {
@@ -232,9 +241,14 @@ class QemuSource(SourceGuest):
         if self._monitor is not None and not self._frozen and not self._released:
             try:
                 self.resume()
+                if self._devices is not None:
+                    self._monitor.qmp.execute("closefd", {"fdname": _DESCRIPTOR_NAME})
                 self._monitor.set_capabilities(self._settings)
             except MigratedError:
                 done = False
+        if self._devices is not None:
+            self._devices.close()
+            self._devices = None
         if hasattr(self, "tracker"):
             with contextlib.suppress(MigratedError):
                 self.tracker.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -18,7 +19,9 @@ from migrated.guests.memory_file import check_room
 from migrated.guests.qemu.frozen import wait_for_end
 from migrated.guests.qemu.inspect import Backend, Machine, inspect
 from migrated.guests.qemu.monitor import Monitor
+from migrated.guests.qemu.qmp import Sent
 from migrated.guests.qemu.safety import differences, target_refusals
+from migrated.guests.qemu.settings import IGNORE_SHARED, LATE_ACTIVATE, adopt, missing
 from migrated.memory.linux import process
 from migrated.memory.maps import find_writers, mappings_of_file
 from migrated.memory.region import FileRegion
@@ -26,9 +29,7 @@ from migrated.pages import PageSet
 
 __all__ = ["QemuTarget"]
 
-_SETTINGS = {"x-ignore-shared": True, "late-block-activate": True}
-"""Memory is not in the stream; and the disks are taken when the VM goes on here, so that until then it can go on at
-the source."""
+_SETTINGS = (IGNORE_SHARED, LATE_ACTIVATE)
 
 _START_SECONDS = 30.0
 """QEMU listens within 0.3 s; with much memory that it allocates at once, later."""
@@ -58,8 +59,11 @@ class QemuTarget(TargetGuest):
         self._facts: Mapping[str, str] = {}
         self._monitor: Monitor | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._settings: dict[str, bool] = dict.fromkeys(_SETTINGS, False)
+        self._settings: dict[str, bool] = {}
+        self._loading: Sent | None = None
+        self._loaded = False
         self._stream: socket.socket | None = None
+        self._pidfd = -1
         self._started = False
 
     @property
@@ -81,26 +85,36 @@ class QemuTarget(TargetGuest):
             self._check(machine, sizes)
             backends = {each.name: each for each in machine.backends}
             self.regions = tuple(_open_memory(backends[name], machine.pid) for name, _ in sizes)
+            lacking = missing(monitor, _SETTINGS)
+            if lacking:
+                raise GuestError(
+                    f"the QEMU at {self._path} lacks what a move takes: migration capability {', '.join(lacking)}",
+                    "use QEMU 4.0 or newer",
+                )
+            self._settings = adopt(monitor, _SETTINGS)
             self._mark(machine.pid)
             for region in self.regions:
                 _empty(region)
-            self._settings = monitor.capabilities(tuple(_SETTINGS))
-            if set(self._settings) != set(_SETTINGS):
-                raise GuestError(
-                    f"the QEMU at {self._path} lacks migration capabilities: {', '.join(_SETTINGS)} are needed",
-                    "use QEMU 5.0 or newer",
-                )
-            monitor.set_capabilities(_SETTINGS)
+            self._pidfd = os.pidfd_open(machine.pid)
+            # All that the devices take is ready before the guest is paused.
+            self._stream, theirs = socket.socketpair()
+            self._stream.settimeout(_LOOK_AGAIN_SECONDS)
+            with theirs:
+                monitor.qmp.give_descriptor(_DESCRIPTOR_NAME, theirs.fileno())
         except BaseException:
             if self.regions:
                 self._marker.unlink(missing_ok=True)
             self._close_regions()
+            with contextlib.suppress(MigratedError):
+                if self._monitor is not None:
+                    self._monitor.set_capabilities(self._settings)
             self._end_started()
             raise
 
     def _mark(self, pid: int) -> None:
+        known = _identity(pid) | {"settings": self._settings}
         try:
-            self._marker.write_text(f"{boot()} {pid} {process.start_time(pid)}\n")
+            self._marker.write_text(json.dumps(known) + "\n")
         except OSError as error:
             raise AccessError(
                 f"cannot write {self._marker}: {error.strerror}",
@@ -108,9 +122,13 @@ class QemuTarget(TargetGuest):
             ) from error
 
     def _is_marked(self, pid: int) -> bool:
-        """Whether the process is the one that was being filled, here or before a crash."""
-        with contextlib.suppress(OSError):
-            return self._marker.read_text() == f"{boot()} {pid} {process.start_time(pid)}\n"
+        """Whether the process is the one that was being filled, here or before a crash; then its settings of before
+        are known again."""
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(self._marker.read_text())
+            if {**known, **_identity(pid)} == known:
+                self._settings = {str(name): bool(state) for name, state in known["settings"].items()}
+                return True
         return False
 
     def _check(self, machine: Machine, sizes: Sequence[tuple[str, int]]) -> None:
@@ -176,34 +194,50 @@ class QemuTarget(TargetGuest):
                     ) from error
             time.sleep(_LOOK_AGAIN_SECONDS)
 
+    def watched(self) -> int:
+        """See :meth:`TargetGuest.watched`."""
+        return self._pidfd
+
+    def why_ended(self) -> GuestDiedError:
+        """See :meth:`TargetGuest.why_ended`."""
+        said = self._said()
+        return GuestDiedError(
+            f"the QEMU that takes guest {self.name} in has ended{f': {said}' if said else ''}",
+            f"see {self._log}" if self._command else "see what it printed, and start it anew",
+        )
+
     # -- devices -----------------------------------------------------------------------------------
 
     def load_device_state(self, piece: bytes) -> None:
-        """See :meth:`TargetGuest.load_device_state`: straight into QEMU."""
-        if self._monitor is None:
+        """See :meth:`TargetGuest.load_device_state`: straight into QEMU, which loads it as it comes."""
+        if self._monitor is None or self._stream is None:
             raise GuestError(f"guest {self.name} was not prepared")
-        try:
-            if self._stream is None:
-                self._stream, theirs = socket.socketpair()
-                self._stream.settimeout(_LOAD_SECONDS)
-                with theirs:
-                    self._monitor.qmp.give_descriptor(_DESCRIPTOR_NAME, theirs.fileno())
-                self._monitor.qmp.execute("migrate-incoming", {"uri": f"fd:{_DESCRIPTOR_NAME}"})
-            self._stream.sendall(piece)
-        except (OSError, GuestDiedError) as error:
-            raise self._not_loaded() from error
+        if self._loading is None:
+            self._loading = self._monitor.begin_migration("migrate-incoming", f"fd:{_DESCRIPTOR_NAME}")
+        rest = memoryview(piece)
+        ending = time.monotonic() + _LOAD_SECONDS
+        while rest:
+            try:
+                rest = rest[self._stream.send(rest) :]
+            except TimeoutError as error:
+                if self._loading.failed or time.monotonic() > ending:
+                    raise self._not_loaded() from error
+            except OSError as error:
+                raise self._not_loaded() from error
 
     def make_ready(self) -> None:
         """See :meth:`TargetGuest.make_ready`: QEMU has loaded all devices."""
-        if self._monitor is None or self._stream is None:
+        if self._monitor is None or self._stream is None or self._loading is None:
             raise GuestError(f"no device state arrived for guest {self.name}")
         self._stream.close()
         try:
+            self._loading.answer()
             state = self._monitor.wait_for_migration(_LOAD_SECONDS)
-            if state != "completed" or self._monitor.running:
-                raise self._not_loaded()
-        except GuestDiedError as error:
+        except GuestError as error:
             raise self._not_loaded() from error
+        if state != "completed" or self._monitor.runs:
+            raise self._not_loaded()
+        self._loaded = True
 
     def _not_loaded(self) -> GuestError:
         why = ""
@@ -223,17 +257,20 @@ class QemuTarget(TargetGuest):
             return
         monitor = self._monitor or Monitor(self._path)
         self._monitor = monitor
-        if monitor.migration != "completed":
+        if not self._loaded and not self._was_loaded(monitor):
             raise GuestError(
                 f"the QEMU at {self._path} is not the one that took guest {self.name} in",
                 "what had arrived went with that one; the guest's state at the source is the last there is",
             )
-        if was_running and not monitor.running:
+        if was_running:
             monitor.qmp.execute("cont")
         self._started = True
         self._marker.unlink(missing_ok=True)
-        with contextlib.suppress(MigratedError):
-            monitor.set_capabilities(self._settings)
+
+    def _was_loaded(self, monitor: Monitor) -> bool:
+        """Whether it was before a crash of ours."""
+        self._is_marked(inspect(monitor.qmp.greeting, monitor.qmp.execute).pid)
+        return monitor.migration == "completed"
 
     def discard(self) -> None:
         """See :meth:`TargetGuest.discard`."""
@@ -248,6 +285,8 @@ class QemuTarget(TargetGuest):
                 return  # not what waited for the guest
             backends = machine.backends
             if machine.migration == "none" and not self._command:
+                if self._stream is not None:
+                    monitor.qmp.execute("closefd", {"fdname": _DESCRIPTOR_NAME})
                 monitor.set_capabilities(self._settings)
             else:
                 monitor.quit()
@@ -266,9 +305,17 @@ class QemuTarget(TargetGuest):
 
     def close(self) -> None:
         """See :meth:`TargetGuest.close`."""
+        if self._started and self._monitor is not None:
+            # Only now: the guest's users wait for its start, and nobody for this.
+            with contextlib.suppress(MigratedError):
+                self._monitor.set_capabilities(self._settings)
+            self._settings = {}
         self._close_regions()
         if self._stream is not None:
             self._stream.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
@@ -317,6 +364,10 @@ def _open_memory(backend: Backend, pid: int) -> FileRegion:
         region.close()
         raise
     return region
+
+
+def _identity(pid: int) -> dict[str, object]:
+    return {"boot": boot(), "pid": pid, "start": process.start_time(pid)}
 
 
 def _empty(region: FileRegion) -> None:

@@ -140,10 +140,10 @@ class Vm:
             return monitor.status
 
     @property
-    def settings(self) -> dict[str, bool]:
-        """Its migration settings."""
+    def settings(self) -> set[str]:
+        """What of its migration is turned on."""
         with self.monitor() as monitor:
-            return monitor.capabilities(("x-ignore-shared", "late-block-activate"))
+            return {name for name, state in monitor.capabilities().items() if state}
 
     # -- the console -------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from migrated.guests.uri import open_source, revive
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("qemu-system-x86_64", "gcc", "apt-get")]
 
-OFF = {"x-ignore-shared": False, "late-block-activate": False}
+OFF: set[str] = set()
 PHASES = [State.PRE_COPY, State.STOP_AND_COPY, State.COMMIT]
 DISK = Shape(disk=True)
 

@@ -10,7 +10,7 @@ from migrated.engine.events import Stalled
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("qemu-system-x86_64", "gcc", "apt-get")]
 
-OFF = {"x-ignore-shared": False, "late-block-activate": False}
+OFF: set[str] = set()
 
 
 async def arrived(there: Vm, after: int) -> None:
