@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ __all__ = ["MIGRATED", "SendFailedError", "Service", "environment", "send"]
 
 MIGRATED = (sys.executable, "-m", "migrated")
 """The command line of ``migrated`` by this very Python."""
+
+_CANCEL_SECONDS = 60.0
 
 _SAID = 2000
 """Characters of a failed command's output that an error quotes, at most."""
@@ -81,21 +84,41 @@ class Service:
 
 
 def send(
-    folder: Path, host: Host, *words: str, program: tuple[str, ...] = MIGRATED
+    folder: Path,
+    host: Host,
+    *words: str,
+    program: tuple[str, ...] = MIGRATED,
+    patience: float | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`migrated send` with ``words``: the report, and all events. SendFailedError with what it said."""
-    done = subprocess.run(
+    """`migrated send` with ``words``: the report, and all events. SendFailedError with what it said.
+
+    After ``patience`` seconds it is cancelled, as by Ctrl-C: a SendFailedError with the reason ``cancelled``.
+    """
+    process = subprocess.Popen(
         [*host.prefix, *program, "send", "--json", *words],
         env=environment(folder),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode:
-        why = str(events[-1].get("reason", "")) if events else ""
-        said = f"{done.stdout[-_SAID:]}{done.stderr[-_SAID:]}"
-        raise SendFailedError(
-            f"migrated send {' '.join(words)} ended with {done.returncode}: {said}", done.returncode, why
-        )
+    try:
+        out, errors = _finish(process, patience)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    events = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    if process.returncode:
+        last = events[-1] if events else {}
+        said = str(last.get("what") or out[-_SAID:] + errors[-_SAID:])
+        what = f"migrated send {' '.join(words)} ended with {process.returncode}: {said}"
+        raise SendFailedError(what, process.returncode, str(last.get("reason", "")))
     return events[-1], events
+
+
+def _finish(process: "subprocess.Popen[str]", patience: float | None) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        return process.communicate(timeout=_CANCEL_SECONDS)

@@ -4,18 +4,21 @@ from typing import Annotated
 
 import typer
 
+from migrated.cli import bench_vm
 from migrated.cli.helptext import Command, Commands, example
 from migrated.cli.run import Json
 
 __all__ = ["EPILOG", "app"]
 
 EPILOG = example(
+    "migrated bench vm --set quick --runs 1     a VM moves by QEMU's own modes and by ours",
     "migrated bench engine --only throughput    how fast memory moves between two processes here",
     "migrated bench engine --runs 3 --json",
     codes="0 done, 2 wrong command line, 5 it takes root, 6 this host lacks something",
 )
 
 _ENGINE_EPILOG = example(
+    "migrated bench vm --set quick --runs 1     a VM moves by QEMU's own modes and by ours",
     "migrated bench engine",
     "migrated bench engine --only link --runs 3",
     codes="0 done, 2 wrong command line, 5 it takes root, 6 this host lacks something",
@@ -64,7 +67,12 @@ def engine(
 def _app() -> typer.Typer:
     made = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
     made.callback()(_callback)
-    made.command("engine", cls=Command, epilog=_ENGINE_EPILOG)(engine)
+    for name, function, epilog in (
+        ("vm", bench_vm.vm, bench_vm.VM_EPILOG),
+        ("show", bench_vm.show, bench_vm.SHOW_EPILOG),
+        ("engine", engine, _ENGINE_EPILOG),
+    ):
+        made.command(name, cls=Command, epilog=epilog)(function)
     return made
 
 

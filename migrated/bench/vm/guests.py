@@ -2,9 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-from migrated.bench.vm.content import build_content
+from migrated.bench.vm.content import Content, build_content
 from migrated.errors import UsageError
 from migrated.units import parse_rate
 
@@ -58,9 +57,9 @@ class Guest:
         """The name of what fills its memory, for :func:`build_content`; empty: it does that on its own."""
         return KINDS[self.kind].content
 
-    def disk(self) -> Path | None:
+    def disk(self) -> Content | None:
         """The disk with its content, built if need be."""
-        return build_content(self.content, _CONTENT_BYTES).path if self.content else None
+        return build_content(self.content, _CONTENT_BYTES) if self.content else None
 
 
 def parse_guest(text: str) -> Guest:
