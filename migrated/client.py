@@ -5,14 +5,13 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from migrated.compression import registry
 from migrated.compression.stage import default_workers
 from migrated.config import SendSettings, Settings, read_setting
 from migrated.config.model import NO_CODEC
 from migrated.engine.events import Failed, Observer, Report, State, StateChanged, fan_out
-from migrated.engine.options import START_FAILED, OnStall, SendOptions, Verify
+from migrated.engine.options import AUTO, START_FAILED, OnStall, SendOptions, Verify
 from migrated.engine.ports import in_thread
 from migrated.engine.progress import Progress, Tally
 from migrated.engine.records import Outcome, Record, Records
@@ -122,10 +121,9 @@ class Outgoing:
                     raise UsageError(
                         f"not a level: {value!r}", "levels go from 0 (no compression) to 9 (best ratio)"
                     )
-                if int(value) and (self.tuning.codec == NO_CODEC or self._sender is not None):
-                    self._change_codec(
-                        self.tuning.codec
-                    )  # it began without: the two may not share this codec
+                began_without = self.tuning.codec == NO_CODEC or self._sender is not None
+                if int(value) and began_without:  # the two may not share this codec
+                    self._change_codec(self.tuning.codec)
                 self.tuning.level = int(value)
             case "codec":
                 self._change_codec(value)
@@ -138,7 +136,7 @@ class Outgoing:
 
     def _change_codec(self, name: str) -> None:
         usable = self._sender.codecs if self._sender is not None else ()
-        if name not in usable:
+        if name not in usable and name != AUTO:
             raise UsageError(
                 f"the two sides do not share codec {name!r}", f"they share {', '.join(usable) or 'none yet'}"
             )
@@ -205,7 +203,7 @@ class Outgoing:
         workers = default_workers(send.compress_workers, os.cpu_count() or 1)
         return SendOptions(
             guest_name=self._name,
-            codecs=registry.offered((send.codec,) if self.tuning.level else ()),
+            codecs=registry.offered((send.codec,) if self.tuning.level and send.codec != AUTO else ()),
             compress_workers=workers,
             decompress_workers=send.decompress_workers or max(1, workers // 4),
             batch_pages=send.batch_size // PAGE_SIZE,

@@ -79,12 +79,12 @@ def test_a_level_needs_a_codec_that_both_sides_share(codec: str) -> None:
     migration._sender = Shares("lz4")  # type: ignore[assignment]
     with pytest.raises(UsageError, match="do not share"):
         migration.change("level", "1")
-    assert migration.tuning.packing == ("raw", 0)
+    assert migration.tuning.shown == ("raw", 0)
     migration.change("codec", "lz4")
     migration.change("level", "1")
-    assert migration.tuning.packing == ("lz4", 1)
+    assert migration.tuning.shown == ("lz4", 1)
     migration.change("level", "0")
-    assert migration.tuning.packing == ("raw", 0)
+    assert migration.tuning.shown == ("raw", 0)
 
 
 class Guest:

@@ -131,7 +131,7 @@ def test_the_defaults_of_what_flags_can_set_are_all_there() -> None:
 
 def test_what_is_said_of_defaults_beside_qemus() -> None:
     send = Settings().send
-    assert (send.compress_workers, send.level, send.codec, send.downtime) == (8, 1, "zstd", 0.3)
+    assert (send.compress_workers, send.level, send.codec, send.downtime) == (8, 1, "auto", 0.3)
     assert max(1, send.compress_workers // 4) == 2
 
 

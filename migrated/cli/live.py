@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from migrated.cli.errors import one_line
+from migrated.cli.packing import packing
 from migrated.cli.summary import summary
 from migrated.cli.views import View
 from migrated.engine.events import Event, Report, RoundFinished, Stalled, StateChanged
@@ -104,7 +105,8 @@ def picture(title: str, shown: Progress, tuning: Tuning | None) -> RenderableTyp
     sent = f"sent {format_size(shown.wire_bytes)}"
     if shown.wire_bytes:
         sent += f" for {format_size(shown.raw_bytes)} of pages ({shown.raw_bytes / shown.wire_bytes:.2f}:1)"
-    codec = f"{shown.codec} {tuning.level if tuning else shown.level}"
+    codec, level = tuning.shown if tuning else (shown.codec, shown.level)
+    codec = packing(codec, level, shown.raw_bytes_by_codec)
     flow = Text(f"{sent}   {format_rate(shown.wire_bytes_per_second)}   {codec}   {shown.tracker}")
     return Group(head, bar, flow, Text(_outlook(shown, tuning)))
 

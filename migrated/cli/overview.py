@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from migrated.cli.packing import packing
 from migrated.cli.run import print_json, show
 from migrated.client import outgoing_records
 from migrated.config import Settings
@@ -272,7 +273,7 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         ("duplicate", f"{value('zero_pages')} pages (all zero)" if value("zero_pages") is not None else ""),
         ("unchanged", f"{value('unchanged_pages')} pages" if value("unchanged_pages") is not None else ""),
         ("page size", format_size(size) if size else ""),
-        ("codec", f"{value('codec')} level {value('level')}" if value("codec") and sends else ""),
+        ("compression", packing(str(value("codec")), value("level") or 0, {}) if value("codec") and sends else ""),
         ("by codec", per_codec),
         ("workers", str(value("workers") or "")),
         ("dirty tracking", str(value("tracker") or "")),

@@ -102,7 +102,12 @@ def send(
     ] = False,
     codec: Annotated[
         str | None,
-        _option("--codec", metavar="NAME", help="One of `migrated codecs`, or none.", panel=_PAGES),
+        _option(
+            "--codec",
+            metavar="NAME",
+            help="auto (each batch as is fastest now), one of `migrated codecs`, or none.",
+            panel=_PAGES,
+        ),
     ] = None,
     level: Annotated[
         str | None,

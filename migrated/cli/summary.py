@@ -1,5 +1,6 @@
 """A finished migration in the words of QEMU's `info migrate`, with what QEMU does not say beside."""
 
+from migrated.cli.packing import packing
 from migrated.engine.events import Report
 from migrated.units import format_duration, format_rate, format_size
 
@@ -51,8 +52,7 @@ def _kbytes(size: int) -> str:
 
 
 def _compression(report: Report) -> str:
-    if not report.level or report.codec in ("none", "raw"):
-        return "none"
     ratio = report.raw_bytes / report.wire_bytes if report.wire_bytes else 0.0
     shown = f", {ratio:.2f} bytes of pages in one on the wire" if ratio else ""
-    return f"{report.codec} level {report.level}{shown}"
+    packed = packing(report.codec, report.level, report.raw_bytes_by_codec)
+    return packed if packed == "none" else packed + shown

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from migrated.cli.errors import one_line
+from migrated.cli.packing import packing
 from migrated.cli.summary import summary
 from migrated.engine.events import (
     BatchMoved,
@@ -106,7 +107,8 @@ class LineView(View):
             case Started():
                 self._line(
                     f"{self._title}: {event.guest} ({event.kind}), {format_size(event.total_bytes)}, "
-                    f"{event.codec} level {event.level}, {event.workers} workers, tracker {event.tracker}, "
+                    f"compression {packing(event.codec, event.level, {})}, {event.workers} workers, "
+                    f"tracker {event.tracker}, "
                     f"migration {event.migration_id}"
                 )
             case StateChanged():

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
+from migrated.engine.options import AUTO
 from migrated.errors import UsageError
 from migrated.net.address import DEFAULT_PORT, Address, parse_address
 from migrated.net.pace import SLOWEST_RATE
@@ -108,7 +109,7 @@ def _codec(name: str, info: ValidationInfo) -> str:
 
 
 def _codec_or_none(name: str, info: ValidationInfo) -> str:
-    return name if name == NO_CODEC else _codec(name, info)
+    return name if name in (NO_CODEC, AUTO) else _codec(name, info)
 
 
 def _whole_pages(size: int) -> int:
@@ -147,7 +148,8 @@ class SendSettings(_Section):
     """What `migrated send` does unless its flags say otherwise."""
 
     codec: Annotated[str, AfterValidator(_codec_or_none)] = Field(
-        default="zstd", description="the name of an installed codec (see `migrated codecs`), or none"
+        default=AUTO,
+        description="auto, the name of an installed codec (see `migrated codecs`), or none",
     )
     level: Whole = Field(
         default=1, ge=0, le=9, description="0 (no compression), or 1 (fastest) to 9 (best ratio)"

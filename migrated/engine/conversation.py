@@ -30,6 +30,8 @@ class Conversation:
 
     def __init__(self, channel: Channel) -> None:
         self.committed = False
+        self.destination_busy = 0.0
+        """The share of time, as last heard, for which batches had arrived there and waited for a worker."""
         self._channel = channel
         self._answers: asyncio.Queue[Message | MigratedError] = asyncio.Queue()
 
@@ -64,7 +66,9 @@ class Conversation:
                 raise PeerFailedError(f"the destination failed: {message.what}", message.hint, message.code)
             case Aborted() if not self.committed:
                 raise PeerFailedError(f"the destination aborted: {message.reason}", "", "aborted")
-            case Ping() | Pong() | PeerProgress():
+            case PeerProgress():
+                self.destination_busy = message.busy_percent / 100
+            case Ping() | Pong():
                 pass
             case BatchHeader():
                 raise ProtocolError("the destination sent a batch")

@@ -85,7 +85,11 @@ class RoundStarted:
 
 @dataclass(frozen=True, slots=True)
 class BatchMoved:
-    """A batch was given to the network (source) or put in place (destination)."""
+    """A batch was given to the network (source) or put in place (destination).
+
+    ``why`` is what the choice of codec and level followed from, as in :class:`migrated.compression.policy.Why`;
+    the destination does not know it.
+    """
 
     codec: str
     data_pages: int
@@ -94,6 +98,8 @@ class BatchMoved:
     raw_bytes: int
     wire_bytes: int
     cpu_seconds: float
+    level: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,7 @@ class Report:
     tracker: str
     digest: str
     moved: bool = True
+    raw_bytes_by_codec: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -3,7 +3,27 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["MAX_DEVICE_STATE", "STARTS_GUEST", "START_FAILED", "OnStall", "SendOptions", "Verify"]
+from migrated.compression.policy import Rung
+
+__all__ = [
+    "AUTO",
+    "AUTO_RUNGS",
+    "MAX_DEVICE_STATE",
+    "STARTS_GUEST",
+    "START_FAILED",
+    "OnStall",
+    "SendOptions",
+    "Verify",
+]
+
+AUTO = "auto"
+"""The codec that is none of its own: each batch gets what is fastest now."""
+
+AUTO_RUNGS = tuple(
+    Rung(*each) for each in (("lz4", 1), ("snappy", 1), ("zlib", 1), ("zstd", 1), ("zstd", 3), ("zstd", 6))
+)
+"""What AUTO chooses from, where both sides have it; it begins with the first. The levels between these are no
+better than mixes of them."""
 
 STARTS_GUEST = "starts-guest"
 """The feature of a destination that will run the guest. Without it the memory is copied, and the source's goes on."""

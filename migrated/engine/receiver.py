@@ -125,6 +125,7 @@ class Receiver:
         self._round_bytes = 0
         self._batches = 0
         self._told = 0.0
+        self._waited = 0.0
         self._raw_bytes = 0
         self._sequence = 0
         self._commit_turn = asyncio.Lock()
@@ -263,7 +264,9 @@ class Receiver:
         if self._shown_round != header.round:
             self._shown_round = header.round
             self._observe(RoundStarted(header.round, self._announced, last=False))
+        asked = self._clock()
         slot = await self._stage.take_slot()
+        self._waited += self._clock() - asked
         try:
             await self._channel.receive_payload(self._stage.view(slot, header.payload_bytes))
         except BaseException:
@@ -313,13 +316,15 @@ class Receiver:
                 raw_bytes,
                 header.payload_bytes,
                 placed.cpu_seconds,
+                header.level,
             )
         )
         now = self._clock()
         if now - self._told >= _PROGRESS_SECONDS and not self._ready and not self._channel.sending:
-            self._told = now
+            busy = min(1.0, self._waited / (now - self._told))
+            self._told, self._waited = now, 0.0
             with contextlib.suppress(MigratedError):
-                await self._channel.send(Progress(self._batches, self._raw_bytes))
+                await self._channel.send(Progress(self._batches, self._raw_bytes, int(100 * busy)))
 
     async def _drain(self) -> None:
         while self._pending:
@@ -497,6 +502,7 @@ class Receiver:
             zero_pages=shown.zero_pages,
             unchanged_pages=0,
             raw_bytes=shown.raw_bytes,
+            raw_bytes_by_codec=dict(shown.raw_bytes_by_codec),
             wire_bytes=self._channel.received_bytes,
             codec=shown.codec,
             level=0,

@@ -1,15 +1,19 @@
 """One round at the source: pages of every region, packed by the workers and sent as they get ready."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from migrated.compression import worker
 from migrated.compression.layout import RAW
+from migrated.compression.policy import NONE, Auto, Choice, Load, Rung, Why
 from migrated.compression.stage import Stage
 from migrated.engine.events import BatchMoved, Observer
+from migrated.engine.options import AUTO, AUTO_RUNGS
 from migrated.engine.ports import Channel
-from migrated.pages import PageSet, Runs
+from migrated.pages import PageSet, Runs, pages_of_runs, runs_of_pages
 from migrated.protocol import RAW_CODEC, BatchHeader
 
 __all__ = ["Pusher", "RoundResult", "Tuning"]
@@ -21,9 +25,16 @@ _SMALLEST_BATCH = 64
 """Pages. Below one block (256 KiB) the cost of a task outweighs what is won by spreading it."""
 
 
+_SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 16, 16
+"""1 MiB of the guest's pages, from places all over its memory: 30 ms of one worker for all rungs."""
+
+
 @dataclass(slots=True)
 class Tuning:
-    """What a person may change while a migration runs: seconds, bytes per second, level 0 to 9."""
+    """What a person may change while a migration runs: seconds, bytes per second, level 0 to 9.
+
+    ``codec`` may be :data:`AUTO`, which chooses the level too, unless it is 0.
+    """
 
     codec: str
     level: int
@@ -31,9 +42,16 @@ class Tuning:
     downtime: float
 
     @property
-    def packing(self) -> tuple[str, int]:
-        """The codec and level for the next batch; level 0 means no compression."""
-        return (RAW, 0) if self.level == 0 else (self.codec, self.level)
+    def fixed(self) -> Rung | None:
+        """The codec and level of every batch, level 0 means no compression; None where each has its own."""
+        if self.level == 0:
+            return NONE
+        return None if self.codec == AUTO else Rung(self.codec, self.level)
+
+    @property
+    def shown(self) -> tuple[str, int]:
+        """Codec and level for people: those of :data:`AUTO` are its own."""
+        return (RAW, 0) if self.level == 0 else (self.codec, 0 if self.codec == AUTO else self.level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +65,8 @@ class RoundResult:
 
 
 class Pusher:
-    """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers."""
+    """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers;
+    ``destination_busy`` tells the share of time for which batches waited for its workers."""
 
     def __init__(
         self,
@@ -59,6 +78,7 @@ class Pusher:
         batch_pages: int,
         page_size: int,
         observer: Observer,
+        destination_busy: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._channel = channel
         self._stage = stage
@@ -69,8 +89,13 @@ class Pusher:
         self._batch_pages = batch_pages
         self._page_size = page_size
         self._observer = observer
+        self._rungs = tuple(rung for rung in AUTO_RUNGS if rung.codec in codecs)
+        self._auto = Auto(self._rungs, workers=stage.workers)
+        self._destination_busy = destination_busy
         self._sequence = 0
         self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._primed = False
 
     def _cut(self, dirty: Sequence[PageSet]) -> Iterator[tuple[int, Runs]]:
         share = sum(map(len, dirty)) // (self._stage.workers * _SHARE)
@@ -94,7 +119,10 @@ class Pusher:
             finally:
                 self._stage.give_slot(slot)
 
+        self._primed = False
         async with asyncio.TaskGroup() as group:
+            if first and self._tuning.fixed is None:
+                group.create_task(self._sample(dirty))
             for region, runs in self._cut(dirty):
                 slot = await self._stage.take_slot()
                 task = group.create_task(one(region, runs, slot))
@@ -108,15 +136,34 @@ class Pusher:
             sum(each.wire_bytes for each in results),
         )
 
+    async def _sample(self, dirty: Sequence[PageSet]) -> None:
+        """Have the policy know what this guest's pages cost, before it has seen much of them."""
+        region, pages = max(enumerate(dirty), key=lambda each: len(each[1]))
+        runs = _spread(pages.runs(), min(_SAMPLE_GROUPS * _SAMPLE_GROUP_PAGES, self._batch_pages))
+        if len(runs):
+            job = worker.ToSample(region, runs.tobytes(), self._rungs)
+            self._auto.sampled(await self._stage.run(worker.sample, job))
+
+    def _choose(self) -> Choice:
+        fixed = self._tuning.fixed
+        if fixed is not None:
+            return Choice(fixed, Why.FIXED)
+        return self._auto.choose(Load(self._waiting, self._primed, self._destination_busy()))
+
     async def _batch(self, number: int, region: int, runs: Runs, slot: int, *, first: bool) -> RoundResult:
-        codec, level = self._tuning.packing
+        choice = self._choose()
+        codec, level = choice.rung.codec, choice.rung.level
         packed = await self._stage.run(
             worker.pack, worker.ToPack(region, runs.tobytes(), slot, codec, level, skip_unchanged=not first)
         )
+        raw_bytes = packed.data_pages * self._page_size
+        self._auto.packed(choice.rung, raw_bytes, packed.payload_bytes, packed.codec_seconds)
         pages = packed.data_pages + packed.zero_pages + packed.unchanged_pages
         wire_bytes = 0
         if packed.data_pages or packed.zero_pages:
+            self._waiting += 1
             async with self._turn:
+                self._waiting -= 1
                 self._sequence += 1
                 header = BatchHeader(
                     round=number,
@@ -135,15 +182,24 @@ class Pusher:
                 before = self._channel.sent_bytes
                 await self._channel.send_batch(header, self._stage.view(slot, packed.payload_bytes))
                 wire_bytes = self._channel.sent_bytes - before
+                self._primed = True
         self._observer(
             BatchMoved(
                 packed.codec,
                 packed.data_pages,
                 packed.zero_pages,
                 packed.unchanged_pages,
-                packed.data_pages * self._page_size,
+                raw_bytes,
                 wire_bytes,
                 packed.cpu_seconds,
+                level if packed.codec != RAW else 0,
+                choice.why,
             )
         )
         return RoundResult(packed.data_pages, pages, 1 if wire_bytes else 0, wire_bytes)
+
+
+def _spread(runs: Runs, pages: int) -> Runs:
+    """At most ``pages`` of the pages in ``runs``, in groups from all over them."""
+    places = np.array_split(pages_of_runs(runs), max(1, pages // _SAMPLE_GROUP_PAGES))
+    return np.concatenate([runs_of_pages(each[:_SAMPLE_GROUP_PAGES]) for each in places])

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from migrated import __version__
+from migrated.compression.policy import NONE
 from migrated.compression.stage import Stage
 from migrated.engine.conversation import Conversation
 from migrated.engine.events import (
@@ -222,6 +223,7 @@ class Sender:
             batch_pages=accept.batch_pages,
             page_size=PAGE_SIZE,
             observer=self._observe,
+            destination_busy=lambda: self._conversation.destination_busy,
         )
         self._rounds = rounds = PreCopy(
             self._channel,
@@ -253,7 +255,8 @@ class Sender:
 
     async def _start_stage(self, accept: Accept) -> Stage:
         options, guest = self._options, self._guest
-        if self.tuning.level and self.tuning.codec not in accept.codecs:
+        wanted = self.tuning.fixed
+        if wanted not in (None, NONE) and wanted.codec not in accept.codecs:
             raise RefusedError(
                 f"the destination does not take codec {self.tuning.codec}",
                 f"it takes {', '.join(accept.codecs) or 'none'}; choose with --codec",
@@ -269,7 +272,7 @@ class Sender:
             seed=self._seed,
         )
         await self._stage.start()
-        codec, level = self.tuning.packing
+        codec, level = self.tuning.shown
         self._observe(
             Started(
                 self.migration_id,
@@ -365,9 +368,10 @@ class Sender:
             zero_pages=shown.zero_pages,
             unchanged_pages=shown.unchanged_pages,
             raw_bytes=shown.raw_bytes,
+            raw_bytes_by_codec=dict(shown.raw_bytes_by_codec),
             wire_bytes=self._channel.sent_bytes,
-            codec=self.tuning.packing[0],
-            level=self.tuning.level,
+            codec=self.tuning.shown[0],
+            level=self.tuning.shown[1],
             page_size=PAGE_SIZE,
             tracker=self._guest.tracker.name,
             digest=self._digest,

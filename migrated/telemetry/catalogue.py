@@ -112,6 +112,16 @@ METRICS = (
     _counter(
         "wire_bytes", "What those pages took on the wire with their headers, by codec.", "role", "codec"
     ),
+    _counter(
+        "codec_choices",
+        "Batches with data, by codec and level and by what the source saw when it chose them (fixed: it was told "
+        "to; start: nothing yet; link, workers or destination: which of them was the limit; balance: none); the "
+        "destination does not know that.",
+        "role",
+        "codec",
+        "level",
+        "why",
+    ),
     _counter("worker_cpu_seconds", "CPU time of the compression and decompression workers.", "role"),
     _counter(
         "dropped_connections",

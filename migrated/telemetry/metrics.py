@@ -75,6 +75,7 @@ class Metrics:
         self.pages = self._counter("pages_total")
         self.raw_bytes = self._counter("raw_bytes_total")
         self.wire_bytes = self._counter("wire_bytes_total")
+        self.codec_choices = self._counter("codec_choices_total")
         self.worker_cpu = self._counter("worker_cpu_seconds_total")
         self.dropped_connections = self._counter("dropped_connections_total")
         self.downtime = self._histogram("downtime_seconds")
@@ -207,6 +208,7 @@ class MigrationObserver:
         raw, wire = count
         if event.data_pages:
             self._data(event.data_pages)
+            self._metrics.codec_choices.labels(self.role, event.codec, event.level, event.why).inc()
         if event.zero_pages:
             self._zero(event.zero_pages)
         if event.unchanged_pages:

@@ -36,7 +36,7 @@ def test_in_the_middle_of_a_round() -> None:
     assert bar.startswith("pre-copy round 1 ━")
     assert "3%" in bar
     assert flow.startswith("sent 512 KiB for 2 MiB of pages (4.00:1)")
-    assert "zstd 3" in flow
+    assert "zstd level 3" in flow
     assert outlook == "remaining 62 MiB of 64 MiB"
 
 

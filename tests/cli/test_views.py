@@ -14,7 +14,7 @@ from migrated.cli.views import JsonView, LineView, View, make_view
 from migrated.errors import StalledError
 from tests.cli.events import BEGINNING, MIGRATION_ID, REPORT, STORY
 
-_STARTED = "counter (demo), 64 MiB, zstd level 1, 2 workers, tracker pagemap-scan"
+_STARTED = "counter (demo), 64 MiB, compression zstd level 1, 2 workers, tracker pagemap-scan"
 
 
 def test_a_line_a_round_and_a_state_then_the_summary() -> None:
@@ -167,3 +167,9 @@ def test_the_view_fits_the_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert type(make_view("a", "b", as_json=False, quiet=True)) is View
     assert isinstance(make_view("a", "b", as_json=True, quiet=True), JsonView)
     assert isinstance(make_view("a", "b", as_json=False, quiet=False), LineView)
+
+
+def test_what_auto_took_is_in_the_summary() -> None:
+    shares = {"lz4": 3 << 20, "zstd": 1 << 20}
+    lines = summary(replace(REPORT, codec="auto", level=0, raw_bytes_by_codec=shares))
+    assert any("compression:      auto (lz4 75%, zstd 25%), " in line for line in lines)

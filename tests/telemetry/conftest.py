@@ -24,7 +24,7 @@ from migrated.engine.events import (
 MIB = 1 << 20
 
 STARTED = Started("0" * 32, Role.SOURCE, "db", "shm", 64 * MIB, 4096, "zstd", 1, 2, "pagemap-scan")
-BATCH = BatchMoved("zstd", 384, 100, 28, 384 * 4096, 500_000, 0.005)
+BATCH = BatchMoved("zstd", 384, 100, 28, 384 * 4096, 500_000, 0.005, 1, "link")
 REPORT = Report(
     migration_id="0" * 32,
     guest="db",
