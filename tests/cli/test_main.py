@@ -78,57 +78,94 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
+BAD_INPUT = [
+    (["frobnicate"], 2, "frobnicate"),
+    (["--frobnicate"], 2, "--frobnicate"),
+    (["send"], 2, "GUEST"),
+    (["send", "demo:/nowhere"], 2, "DEST"),
+    (["send", "--levl", "3", "demo:/x", "y"], 2, "--level"),
+    (["send", "tank:/x", "127.0.0.1"], 2, "'tank:/x' is no guest"),
+    (["send", "pid:0", "127.0.0.1"], 2, "'0' is no process id"),
+    (["send", "demo:/x", "host:99999"], 2, "99999"),
+    (["send", "demo:/x", "host:port"], 2, "host:port"),
+    (["send", "demo:/x", "127.0.0.1", "--level", "10"], 2, "--level: send.level = '10'"),
+    (["send", "demo:/x", "127.0.0.1", "--codec", "rar"], 2, "rar"),
+    (["send", "demo:/x", "127.0.0.1", "--bandwidth", "fast"], 2, "--bandwidth: send.bandwidth = 'fast'"),
+    (["send", "demo:/x", "127.0.0.1", "--downtime", "soon"], 2, "soon"),
+    (["send", "demo:/x", "127.0.0.1", "--after", "party"], 2, "--after 'party'"),
+    (["send", "shm:/x", "127.0.0.1", "--pause", "a 'b"], 2, "--pause"),
+    (["send", "demo:/x", "127.0.0.1", "--pid", "zwölf"], 2, "--pid"),
+    (["send", "demo:/x", "127.0.0.1", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
+    (["send", "demo:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
+    (["send", "demo:/", "127.0.0.1:1"], 3, "/ is no plain file"),
+    (["send", f"demo:{__file__}", "127.0.0.1:1"], 3, "not a whole number of 4096-byte pages"),
+    (["send", "shm:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
+    (["send", "shm:/", "127.0.0.1:1"], 3, "/ is no plain file"),
+    (["send", "pid:4194304", "127.0.0.1:1"], 3, "4194304"),
+    (["capabilities", "127.0.0.1:1"], 7, "127.0.0.1:1"),
+    (["capabilities", "unix:/nowhere"], 7, "/nowhere"),
+    (["serve", "--guest", "nonsense"], 2, "nonsense"),
+    (["serve", "--guest", "a=tank:/x"], 2, "guests.a.kind"),
+    (["serve", "--listen", "a:b"], 2, "--listen"),
+    (["status", "zz"], 2, "zz"),
+    (["cancel", "zz"], 2, "zz"),
+    (["set", "zz", "level", "3"], 2, "zz"),
+    (["resolve", "zz"], 2, "zz"),
+    (["resolve", "zz", "--tries", "0"], 2, "--tries"),
+    (["config", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
+]
+
+
+def assert_told(out: str, err: str, what: str) -> None:
+    """One line that says what failed, at most one that says what to do, and nothing else."""
+    assert out == ""
+    first, *more = err.splitlines()
+    assert first.startswith("migrated: error: ")
+    assert len(more) <= 1
+    assert all(line.startswith("  → ") for line in more)
+    assert what in err
+
+
+@pytest.mark.usefixtures("surroundings")
 @pytest.mark.parametrize(
     ("arguments", "code", "what"),
-    [
-        (["frobnicate"], 2, "frobnicate"),
-        (["--frobnicate"], 2, "--frobnicate"),
-        (["send"], 2, "GUEST"),
-        (["send", "demo:/nowhere"], 2, "DEST"),
-        (["send", "--levl", "3", "demo:/x", "y"], 2, "--level"),
-        (["send", "tank:/x", "127.0.0.1"], 2, "'tank:/x' is no guest"),
-        (["send", "pid:0", "127.0.0.1"], 2, "'0' is no process id"),
-        (["send", "demo:/x", "host:99999"], 2, "99999"),
-        (["send", "demo:/x", "127.0.0.1", "--level", "10"], 2, "--level: send.level = '10'"),
-        (["send", "demo:/x", "127.0.0.1", "--codec", "rar"], 2, "rar"),
-        (["send", "demo:/x", "127.0.0.1", "--downtime", "soon"], 2, "soon"),
-        (["send", "demo:/x", "127.0.0.1", "--after", "party"], 2, "--after 'party'"),
-        (["send", "shm:/x", "127.0.0.1", "--pause", "a 'b"], 2, "--pause"),
-        (["send", "demo:/x", "127.0.0.1", "--pid", "zwölf"], 2, "--pid"),
-        (["send", "demo:/x", "127.0.0.1", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
-        (["send", "demo:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
-        (["send", "shm:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
-        (["capabilities", "127.0.0.1:1"], 7, "127.0.0.1:1"),
-        (["capabilities", "unix:/nowhere"], 7, "/nowhere"),
-        (["serve", "--guest", "nonsense"], 2, "nonsense"),
-        (["serve", "--guest", "a=tank:/x"], 2, "guests.a.kind"),
-        (["serve", "--listen", "a:b"], 2, "--listen"),
-        (["serve", "--listen", "192.0.2.1:1"], 6, "192.0.2.1:1"),
-        (["serve", "--listen", "127.0.0.1:0", "--control", "192.0.2.1:1"], 6, "192.0.2.1:1"),
-        (["status", "zz"], 2, "zz"),
-        (["cancel", "zz"], 2, "zz"),
-        (["set", "zz", "level", "3"], 2, "zz"),
-        (["resolve", "zz"], 2, "zz"),
-        (["resolve", "zz", "--tries", "0"], 2, "--tries"),
-        (["config", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
-        (["demo"], 2, "--file"),
-        (["demo", "--check", "/nowhere"], 3, "/nowhere"),
-    ],
+    BAD_INPUT,
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_bad_input_gets_one_clear_line_and_its_code(
-    migrated: Migrated, arguments: list[str], code: int, what: str
+    capfd: pytest.CaptureFixture[str], arguments: list[str], code: int, what: str
 ) -> None:
+    assert cli.main(arguments) == code
+    assert_told(*capfd.readouterr(), what)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["send", "--levl", "3", "demo:/x", "y"], 2, "--level"),
+        (["send", "shm:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
+        (["serve", "--listen", "192.0.2.1:1"], 6, "192.0.2.1:1"),
+        (["serve", "--listen", "127.0.0.1:0", "--control", "192.0.2.1:1"], 6, "192.0.2.1:1"),
+        (["capabilities", "127.0.0.1:1"], 7, "127.0.0.1:1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_so_does_a_process(migrated: Migrated, arguments: list[str], code: int, what: str) -> None:
     done = migrated(*arguments)
     assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.splitlines()
-    if arguments[0] != "demo":  # a program of its own, that answers for itself
-        assert done.stdout == ""
-        assert lines[0].startswith("migrated: error: ")
-        assert len(lines) <= 2
-        assert all(line.startswith("  → ") for line in lines[1:])
+    assert_told(done.stdout, done.stderr, what)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"), [((), 2, "--file"), (("--check", "/nowhere"), 3, "/nowhere")]
+)
+def test_the_demo_guest_answers_for_itself(
+    migrated: Migrated, arguments: tuple[str, ...], code: int, what: str
+) -> None:
+    done = migrated("demo", *arguments)
+    assert done.returncode == code, done.stderr
     assert what in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_traceback_only_on_request(
@@ -195,10 +232,21 @@ def test_every_reason_has_its_row() -> None:
     assert all(text for _, _, text in table())
 
 
+@pytest.mark.usefixtures("surroundings")
 @pytest.mark.parametrize("command", ["exit-codes", "codecs", "config", "doctor", "status"])
-def test_json_is_json(migrated: Migrated, command: str) -> None:
-    done = migrated(command, "--json")
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1
-    json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert done.stderr == ""
+def test_json_is_json(capfd: pytest.CaptureFixture[str], command: str) -> None:
+    assert cli.main([command, "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 1
+    json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert err == ""
+
+
+@pytest.mark.usefixtures("surroundings")
+@pytest.mark.parametrize("uri", ["demo:/nowhere", "shm:/nowhere", "pid:4194304"])
+def test_a_failure_in_json(capfd: pytest.CaptureFixture[str], uri: str) -> None:
+    assert cli.main(["send", uri, "127.0.0.1:1", "--json"]) == 3
+    out, err = capfd.readouterr()
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["reason"], last["exit_code"]) == ("failed", "guest-not-found", 3)
+    assert err.startswith(f"migrated: error: {last['what']}\n")

@@ -70,17 +70,6 @@ def test_a_signal_ends_it_and_nothing_is_left(
     assert list(surroundings.iterdir()) == []
 
 
-def test_two_on_one_port(serve: Serve, migrated: Migrated) -> None:
-    address, url = listening(serve)
-    done = migrated("serve", "--listen", address)
-    assert done.returncode == 6
-    assert f"cannot listen on {address}" in done.stderr
-    assert "--listen" in done.stderr.splitlines()[1]
-    done = migrated("serve", "--listen", "127.0.0.1:0", "--control", url.removeprefix("http://"))
-    assert done.returncode == 6
-    assert "--control" in done.stderr.splitlines()[1]
-
-
 def test_guest_entries() -> None:
     assert guest_entries(["a=demo:/x", "b=shm:y:z"]) == {
         "a": {"kind": "demo", "path": "/x"},

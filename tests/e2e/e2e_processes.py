@@ -1,6 +1,7 @@
 """Processes of a test: started, listened to, found again by their environment, and looked at through /proc."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -149,6 +150,7 @@ class Send(Running):
         assert code == 0, self.shown()
         last: dict[str, Any] = json.loads(self.out.text.splitlines()[-1])
         assert last["event"] == "report"
+        assert math.isclose(last["downtime_seconds"], sum(last["downtime_parts"].values()), abs_tol=1e-6)
         assert "Traceback" not in self.err.text
         return last
 

@@ -34,6 +34,7 @@ def test_a_person_cancels_at_the_source(host: Host) -> None:
     scene.send.failure(130, "cancelled", "the guest goes on here")
     scene.daemon.logged("the source cancelled")
     scene.stays()
+    assert "cancelled" in host.command("status", scene.id)
     assert "no migration" in host.command("cancel", "0123abcd", code=2)
 
 

@@ -14,6 +14,9 @@ def test_the_client_in_pre_copy(host: Host) -> None:
     scene = on_its_way(host)
     host.kill(scene.send)
     scene.stays()
+    assert sorted(path.name.split("-")[0] for path in host.run.iterdir()) == ["send", "serve"]
+    host.command("status")
+    assert [path.name.split("-")[0] for path in host.run.iterdir()] == ["serve"]
 
 
 @at(Digest, Ready)
