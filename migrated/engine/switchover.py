@@ -4,18 +4,17 @@ import asyncio
 from collections.abc import Callable
 
 import numpy as np
-import xxhash
 
 from migrated.compression.stage import Stage
 from migrated.engine.conversation import Conversation
+from migrated.engine.devices import Devices
 from migrated.engine.events import Observer, State, StateChanged
-from migrated.engine.options import MAX_DEVICE_STATE, Verify
-from migrated.engine.ports import Channel, in_thread, see_through
+from migrated.engine.options import Verify
+from migrated.engine.ports import Channel, in_thread
 from migrated.engine.precopy import PreCopy
-from migrated.errors import ResourceError
 from migrated.guests.base import SourceGuest
 from migrated.pages import PageSet
-from migrated.protocol import DeviceState, DeviceStateEnd, Digest, Ready
+from migrated.protocol import Digest, Ready
 
 __all__ = ["Stopwatch", "Switchover"]
 
@@ -82,19 +81,13 @@ class Switchover:
         await in_thread(guest.pause)
         stopwatch.lap("pause")
         # Beside the last round: it is the guest's to give, and its memory does not change by it.
-        devices = asyncio.ensure_future(in_thread(_device_state, guest))
+        devices = Devices(guest)
         try:
             return await self._paused(pending, stopwatch, devices)
         finally:
-            devices.cancel()
-            await see_through(_ended(devices))
+            await devices.close()
 
-    async def _paused(
-        self,
-        pending: list[PageSet],
-        stopwatch: Stopwatch,
-        devices: "asyncio.Future[list[bytes] | None]",
-    ) -> Stopwatch:
+    async def _paused(self, pending: list[PageSet], stopwatch: Stopwatch, devices: Devices) -> Stopwatch:
         guest = self._guest
         final = await self._rounds.collect(last=True)
         for pages, more in zip(pending, final, strict=True):
@@ -107,43 +100,19 @@ class Switchover:
         else:
             terms = await in_thread(self._stage.digest)
         await self._channel.send(Digest(terms, guest.was_running))
-        await self._conversation.barrier(self._rounds.round)
-        stopwatch.lap("last round")
-        state = await devices
-        if state is not None:
-            await self._send_device_state(state)
+        # Behind the digest, and not after the answer to the last round: the destination takes all in its order.
+        sending = asyncio.ensure_future(devices.send(self._channel))
+        try:
+            await self._conversation.barrier(self._rounds.round)
+            stopwatch.lap("last round")
+            has_devices = await sending
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
         await self._conversation.answer(Ready)
-        stopwatch.lap("digest" if state is None else "device state")
+        stopwatch.lap("device state" if has_devices else "digest")
         self.digest = _digest_text(terms)
         return stopwatch
-
-    async def _send_device_state(self, state: list[bytes]) -> None:
-        checksum = xxhash.xxh3_64()
-        for piece in state:
-            checksum.update(piece)
-            await self._channel.send(DeviceState(piece))
-        await self._channel.send(DeviceStateEnd(sum(map(len, state)), checksum.intdigest()))
-
-
-def _device_state(guest: SourceGuest) -> list[bytes] | None:
-    pieces = guest.device_state()
-    if pieces is None:
-        return None
-    kept: list[bytes] = []
-    room = MAX_DEVICE_STATE
-    for piece in pieces:
-        kept.append(piece)
-        room -= len(piece)
-        if room < 0:
-            raise ResourceError(
-                f"the guest's device state is larger than {MAX_DEVICE_STATE >> 20} MiB",
-                "only its devices belong there: is there memory that is not in its memory files?",
-            )
-    return kept
-
-
-async def _ended(work: "asyncio.Future[list[bytes] | None]") -> None:
-    await asyncio.wait({work})
 
 
 def _digest_text(terms: tuple[int, ...]) -> str:

@@ -1,12 +1,13 @@
 """Device state: after a digest that is equal, whole, and before the destination is ready."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from migrated.errors import GuestError, IntegrityError, PeerFailedError
-from migrated.protocol import DeviceState, DeviceStateEnd
+from migrated.protocol import MAX_DEVICE_STATE_CHUNK, DeviceState, DeviceStateEnd
 
 PIECES = [b"screen" * 1000, b"disk", b"clock"]
 
@@ -33,8 +34,8 @@ def equip(
 async def test_it_arrives_before_the_destination_is_ready(sides: Any) -> None:
     got = equip(sides)
     report = await sides.move(sides.sender())
-    assert got == PIECES
-    assert sides.target.calls == ["load"] * 3 + ["make_ready", "start True"]
+    assert b"".join(got) == b"".join(PIECES)
+    assert sides.target.calls == ["load"] * len(got) + ["make_ready", "start True"]
     assert set(report.downtime_parts) == {"pause", "last scan", "last round", "device state", "start"}
     assert sum(report.downtime_parts.values()) == pytest.approx(report.downtime_seconds)
 
@@ -137,3 +138,28 @@ async def test_facts_travel_with_the_offer(sides: Any) -> None:
     equip(sides, facts={"machine": "pc-q35-7.2", "cpu": "qemu64"})
     await sides.move(sides.sender())
     assert dict(sides.receiver._offer.facts) == {"machine": "pc-q35-7.2", "cpu": "qemu64"}
+
+
+async def test_it_is_sent_as_it_comes(sides: Any) -> None:
+    """The second piece exists only when the first has been loaded."""
+    loaded = threading.Event()
+
+    def state() -> Iterator[bytes]:
+        yield PIECES[0]
+        assert loaded.wait(20.0), "the first piece was kept back"
+        yield PIECES[1]
+
+    got = equip(sides, state)
+    load = sides.target.load_device_state
+    sides.target.load_device_state = lambda piece: (load(piece), loaded.set())
+    await sides.move(sides.sender())
+    assert got == PIECES[:2]
+
+
+async def test_what_gathered_goes_in_few_messages(sides: Any) -> None:
+    pieces = [bytes([number]) * (100 << 10) for number in range(20)]
+    got = equip(sides, lambda: iter(pieces))
+    await sides.move(sides.sender())
+    assert b"".join(got) == b"".join(pieces)
+    assert max(map(len, got)) <= MAX_DEVICE_STATE_CHUNK
+    assert len(got) <= 10
