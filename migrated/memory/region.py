@@ -1,7 +1,8 @@
 """Regions: stretches of guest memory that are read page by page at the source and written at the destination.
 
 A region's pages are numbered from 0. ``read`` fills a buffer that the caller keeps; nothing here maps guest
-memory into our own process (it would be charged to us), except files on huge pages, which know no write(2).
+memory into our own process (it would be charged to us), except to write to files on huge pages, which know no
+write(2).
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from migrated.errors import (
     ResourceError,
 )
 from migrated.memory.handover import FdTicket
-from migrated.memory.linux import files, pagemap, vm
+from migrated.memory.linux import files, huge_pages, pagemap, vm
 from migrated.memory.maps import read_maps
 from migrated.pages import PAGE_SIZE, PageSet, Runs
 
@@ -101,9 +102,9 @@ class FileRegion(Region):
                 raise GuestError(
                     f"the file of region {name!r} has {available} bytes, {self.size} were expected"
                 )
-            if files.is_hugetlbfs(self._fd):
-                access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-                self._mapping = mmap.mmap(self._fd, self.size, mmap.MAP_SHARED, access)
+            self._huge = files.is_hugetlbfs(self._fd)
+            if self._huge and writable:
+                self._mapping = _map(self._fd, self.size, name)
         except BaseException:
             os.close(self._fd)
             self._fd = -1
@@ -117,11 +118,7 @@ class FileRegion(Region):
         """See :meth:`Region.read`. A file that became shorter is a ``GuestError``."""
         position = 0
         for start, length in _byte_ranges(runs, self.pages):
-            piece = into[position : position + length]
-            if self._mapping is not None:
-                piece[:] = memoryview(self._mapping)[start : start + length]
-            else:
-                self._read_at(start, piece)
+            self._read_at(start, into[position : position + length])
             position += length
 
     def write(self, runs: Runs, data: memoryview) -> None:
@@ -149,11 +146,12 @@ class FileRegion(Region):
                 self._write_zeros(start, length)
 
     def populated(self) -> PageSet:
-        """The pages with data by SEEK_DATA and SEEK_HOLE; every page on huge pages, which know no holes."""
-        if self._mapping is not None:
-            return PageSet.full(self.pages)
+        """The pages with data by SEEK_DATA and SEEK_HOLE, or those of the huge pages that are there."""
         found = PageSet(self.pages)
         try:
+            if self._huge:
+                found.mask[:] = huge_pages.present_pages(self._fd, self.size)
+                return found
             looked = 0
             for number, (start, stop) in enumerate(files.data_ranges(self._fd, self.size), 1):
                 rest = -(-stop // PAGE_SIZE)
@@ -369,6 +367,19 @@ def _open_file(file: int | str | Path, writable: bool) -> int:
         raise GuestNotFoundError(f"there is no memory file {file}") from error
     except OSError as error:
         raise _file_failed("opening", str(file), error) from error
+
+
+def _map(fd: int, size: int, name: str) -> mmap.mmap:
+    """The whole file on huge pages, which are reserved for it: a store that found none would kill us."""
+    try:
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise _file_failed("mapping", name, error) from error
+        raise ResourceError(
+            f"there are too few huge pages for memory file {name!r} of {size >> 20} MiB",
+            "set more of them aside on this host: sysctl vm.nr_hugepages",
+        ) from error
 
 
 def _byte_ranges(runs: Runs, pages: int) -> list[tuple[int, int]]:

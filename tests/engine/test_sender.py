@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import mmap
+import os
 import subprocess
 import sys
 import threading
@@ -14,7 +16,8 @@ import pytest
 
 from migrated.engine.events import RoundFinished, State, StateChanged
 from migrated.errors import GuestError
-from migrated.memory.region import ProcessRegion
+from migrated.memory.linux import files
+from migrated.memory.region import FileRegion, ProcessRegion
 from migrated.memory.trackers.base import Tracker
 from migrated.memory.trackers.hashes import HashTracker
 from migrated.pages import PAGE_SIZE, PageSet
@@ -172,3 +175,49 @@ async def test_the_outcome_is_known_before_the_source_is_given_up(sides: Any) ->
     sides.source.release = lambda _moved: known.append(("release", sender.settled))
     await sides.move(sender)
     assert known == [("freeze", False), ("release", True)]
+
+
+class Blind(Tracker):
+    """An exact tracker of a guest that stores nothing."""
+
+    name = "blind"
+    exact = True
+
+    def __init__(self, pages: int) -> None:
+        self._pages = pages
+
+    def arm(self) -> None:
+        pass
+
+    def collect(self) -> list[PageSet]:
+        return [PageSet(self._pages)]
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_huge_page_that_was_punched_arrives_as_zeros(sides: Any) -> None:
+    """A balloon that gives a huge page back stores nothing."""
+    huge, count = 2 << 20, 4
+    fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
+    try:
+        os.ftruncate(fd, count * huge)
+        with mmap.mmap(fd, count * huge) as memory:
+            memory[:] = b"x" * count * huge
+    except OSError as error:
+        os.close(fd)
+        pytest.skip(f"kernel: no huge pages are set aside on this host: {error}")
+    region = FileRegion(fd)
+    sides.source.regions[0].close()
+    sides.source.regions = (region,)
+    sides.source.tracker = Blind(region.pages)
+
+    def observe(event: Any) -> None:
+        if isinstance(event, RoundFinished) and event.round == 1:
+            files.punch_hole(fd, huge, huge)
+
+    sides.observe = observe
+    await sides.move(sides.sender())
+    os.close(fd)
+    expected = b"x" * huge + bytes(huge) + b"x" * 2 * huge
+    assert sides.target.path.read_bytes() == expected
