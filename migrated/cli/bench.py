@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from migrated.cli import bench_vm
+from migrated.cli import bench_stages, bench_vm
 from migrated.cli.helptext import Command, Commands, example
 from migrated.cli.run import Json
 
@@ -71,6 +71,7 @@ def _app() -> typer.Typer:
         ("vm", bench_vm.vm, bench_vm.VM_EPILOG),
         ("show", bench_vm.show, bench_vm.SHOW_EPILOG),
         ("engine", engine, _ENGINE_EPILOG),
+        ("stages", bench_stages.stages, bench_stages.EPILOG),
     ):
         made.command(name, cls=Command, epilog=epilog)(function)
     return made
