@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,9 +102,11 @@ BAD_INPUT = [
     (["send", f"demo:{__file__}", "127.0.0.1:1"], 3, "not a whole number of 4096-byte pages"),
     (["send", "shm:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
     (["send", "shm:/", "127.0.0.1:1"], 3, "/ is no plain file"),
+    (["send", f"shm:{__file__}", "127.0.0.1:1"], 3, "not a whole number of 4096-byte pages"),
     (["send", "pid:4194304", "127.0.0.1:1"], 3, "4194304"),
     (["capabilities", "127.0.0.1:1"], 7, "127.0.0.1:1"),
     (["capabilities", "unix:/nowhere"], 7, "/nowhere"),
+    (["capabilities", "no-such-host.invalid"], 7, "no-such-host.invalid"),
     (["serve", "--guest", "nonsense"], 2, "nonsense"),
     (["serve", "--guest", "a=tank:/x"], 2, "guests.a.kind"),
     (["serve", "--listen", "a:b"], 2, "--listen"),
@@ -139,13 +142,20 @@ def test_bad_input_gets_one_clear_line_and_its_code(
     assert_told(*capfd.readouterr(), what)
 
 
+@pytest.mark.usefixtures("surroundings")
+def test_a_bad_setting_is_told_with_its_line(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "m.toml"
+    file.write_text('[serve]\ncolour = "red"\n')
+    assert cli.main(["serve", "--config", str(file)]) == 2
+    assert_told(*capfd.readouterr(), f"{file}, line 2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "what"),
     [
         (["send", "--levl", "3", "demo:/x", "y"], 2, "--level"),
         (["send", "shm:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
         (["serve", "--listen", "192.0.2.1:1"], 6, "192.0.2.1:1"),
-        (["serve", "--listen", "127.0.0.1:0", "--control", "192.0.2.1:1"], 6, "192.0.2.1:1"),
         (["capabilities", "127.0.0.1:1"], 7, "127.0.0.1:1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -86,6 +86,10 @@ class Scene:
     def stays(self) -> None:
         """It failed: the guest runs here and nowhere else, and nothing is left at the destination."""
         self.host.goes_on("a", "here")
+        self.left_nothing()
+
+    def left_nothing(self) -> None:
+        """Nothing of the migration is left at the destination but the record that it came to nothing."""
         self.host.clean_there()
         wait_until(lambda: self.host.outcome("there", self.id) == "aborted", "the destination wrote it off")
 
