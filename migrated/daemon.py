@@ -44,6 +44,8 @@ from migrated.protocol import (
     Failed,
     Message,
     Offer,
+    Ping,
+    Pong,
     Query,
     Refuse,
     Running,
@@ -160,7 +162,9 @@ class Daemon:
                         Refuse("protocol", f"a session does not begin with {type(first).__name__}")
                     )
         except MigratedError as error:
-            _log.warning("%s: %s", channel.peer, error)
+            # A port scan or a health check comes and goes without a word.
+            gone = isinstance(error, ConnectionLostError) and not channel.heard
+            _log.log(logging.DEBUG if gone else logging.WARNING, "%s: %s", channel.peer, error)
             with contextlib.suppress(MigratedError):
                 await channel.send(Failed(error.reason, *relayed(error, THIS_SIDE)))
         except Exception:
@@ -171,7 +175,9 @@ class Daemon:
         seconds = self._settings.serve.handshake_timeout
         try:
             async with asyncio.timeout(seconds):
-                return await channel.receive()
+                while isinstance(first := await channel.receive(), Ping | Pong):
+                    pass
+                return first
         except TimeoutError:
             self._dropped("silent")
             raise ConnectionLostError(f"{channel.peer} said nothing for {seconds:.0f} s") from None

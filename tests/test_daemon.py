@@ -15,6 +15,7 @@ from migrated.config.model import GuestEntry, HostSettings, ServeSettings
 from migrated.daemon import Daemon
 from migrated.engine.records import Outcome, Record, Records
 from migrated.errors import GuestError
+from migrated.guests.base import TargetGuest
 from migrated.memory.region import FileRegion
 from migrated.net.address import Address
 from migrated.net.endpoints import dial
@@ -35,13 +36,14 @@ ONE, TWO = "1" * 32, "2" * 32
 SIZE = 1 << 16
 
 
-class Target:
+class Target(TargetGuest):
     """Memory at the destination, with a say in when it is prepared and whether it starts."""
 
+    kind = "demo"
     starts_guest = True
-    has_device_state = False
 
     def __init__(self, path: Path) -> None:
+        self.name = "web"
         self.path = path
         self.regions: tuple[FileRegion, ...] = ()
         self.calls: list[str] = []
@@ -230,6 +232,30 @@ async def test_a_guest_cancelled_while_it_is_prepared_leaves_nothing(host: Host)
     assert isinstance(await host.say(offer(TWO)), Accept)
 
 
+async def test_a_ping_before_it_all_is_no_beginning(host: Host) -> None:
+    await host.daemon.start()
+    channel = await dial(host.daemon.address, connect_timeout=5.0, idle_timeout=60.0)
+    try:
+        await channel.send(Ping())
+        await channel.send(Commit(ONE))
+        while isinstance(answer := await channel.receive(), Ping):
+            pass
+        assert isinstance(answer, Aborted)
+    finally:
+        await channel.close()
+
+
+async def test_a_visit_without_a_word_is_not_worth_a_warning(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A load balancer looks whether somebody listens, every few seconds."""
+    await host.daemon.start()
+    channel = await dial(host.daemon.address, connect_timeout=5.0, idle_timeout=60.0)
+    await channel.close()
+    assert isinstance(await host.say(Commit(ONE)), Aborted)
+    assert not [record for record in caplog.records if record.name == "migrated.daemon"]
+
+
 async def test_an_unknown_migration_is_aborted_for_good(host: Host) -> None:
     await host.daemon.start()
     assert isinstance(await host.say(Commit(ONE)), Aborted)
@@ -251,7 +277,8 @@ async def test_who_connects_and_says_nothing_is_hung_up_on_and_counted(
     await daemon.start()
     channel = await dial(daemon.address, connect_timeout=5.0, idle_timeout=60.0)
     try:
-        answer = await channel.receive()
+        while isinstance(answer := await channel.receive(), Ping):
+            pass
         assert isinstance(answer, Failed)
         assert "said nothing" in answer.what
     finally:

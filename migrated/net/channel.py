@@ -11,7 +11,7 @@ from typing import Self
 
 from migrated.errors import ConnectionLostError, MigratedError
 from migrated.net.pace import Pacer
-from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Role
+from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Pong, Role
 
 __all__ = ["SocketChannel"]
 
@@ -44,9 +44,11 @@ class SocketChannel:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.heard = False
-        """Whether the peer has said anything whole yet."""
+        """Whether the peer has said anything whole yet, but Ping and Pong."""
         self._sock = sock
         self._connection = Connection(role)
+        # A session begins with what the source wants, and with no Ping.
+        self._opened = role is not Role.SOURCE
         self._idle_timeout = idle_timeout
         self._pacer = Pacer()
         self._loop = asyncio.get_running_loop()
@@ -88,6 +90,7 @@ class SocketChannel:
 
     async def send(self, message: Message) -> None:
         """Send a control message."""
+        self._opened = self._opened or not isinstance(message, Ping | Pong)
         async with self._turn:
             await self._write(self._connection.send(message))
 
@@ -147,7 +150,7 @@ class SocketChannel:
         while True:
             event = self._connection.next_event()
             if event is not None:
-                self.heard = True
+                self.heard = self.heard or not isinstance(event, Ping | Pong)
                 return event
             wanted = min(self._connection.wanted, _CONTROL_BYTES)
             count = await self._read(self._control[:wanted])
@@ -192,7 +195,8 @@ class SocketChannel:
                     text = f"{self.peer} {what} nothing for {self._idle_timeout:.0f} s"
                     self._tear(ConnectionLostError(text, "check the link and the other host"))
                     return
-            if not self._turn.locked() and not self._connection.finished and now - self._last_sent >= pause:
+            quiet = self._opened and not self._turn.locked() and not self._connection.finished
+            if quiet and now - self._last_sent >= pause:
                 # Not waited for: a peer that does not take even this is to be noticed.
                 self._pinging = self._loop.create_task(self._ping())
 

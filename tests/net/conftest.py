@@ -32,8 +32,9 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @pytest.fixture
-async def ends() -> AsyncIterator[tuple[SocketChannel, SocketChannel]]:
-    """Source and destination, greeted; nothing was said yet."""
+async def ends(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[SocketChannel, SocketChannel]]:
+    """Source and destination, greeted; nothing was said yet, and nobody says Ping by itself."""
+    monkeypatch.setattr("migrated.net.channel._PING_SECONDS", 60.0)
     near, far = socket.socketpair()
     for sock in (near, far):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)

@@ -193,6 +193,8 @@ async def test_who_has_nothing_to_say_says_ping(monkeypatch: pytest.MonkeyPatch)
     near, far = socket.socketpair()
     source = await SocketChannel(near, Role.SOURCE, idle_timeout=0.2, peer="there").start()
     destination = await SocketChannel(far, Role.DESTINATION, idle_timeout=60.0, peer="here").start()
+    await source.send(Query())
+    assert await destination.receive() == Query()
     assert await destination.receive() == Ping()
     await destination.send(Pong())
     assert await source.receive() == Pong()
@@ -203,7 +205,7 @@ async def test_who_has_nothing_to_say_says_ping(monkeypatch: pytest.MonkeyPatch)
 async def test_a_peer_that_does_not_even_take_a_ping_is_lost() -> None:
     near, far = socket.socketpair()
     with far:
-        channel = await SocketChannel(near, Role.SOURCE, idle_timeout=0.2, peer="there").start()
+        channel = await SocketChannel(near, Role.DESTINATION, idle_timeout=0.2, peer="there").start()
         with contextlib.suppress(BlockingIOError):
             while True:
                 near.send(bytes(4096))
@@ -212,14 +214,17 @@ async def test_a_peer_that_does_not_even_take_a_ping_is_lost() -> None:
                 while not channel.sending:
                     await asyncio.sleep(0)
                 with pytest.raises(ConnectionLostError, match="there took nothing"):
-                    await channel.send(Query())
+                    await channel.send(Pong())
         finally:
             await channel.close()
 
 
 async def test_who_sends_to_a_peer_that_takes_nothing_learns_why(agreed: Ends) -> None:
     source, _ = agreed
+    assert source._keeper is not None
+    source._keeper.cancel()
     source._idle_timeout = 0.2
+    source._keeper = asyncio.ensure_future(source._keep_alive())
     async with asyncio.timeout(10):
         with pytest.raises(ConnectionLostError, match="destination took nothing"):
             await source.send_batch(header(), memoryview(PAYLOAD))
@@ -293,6 +298,29 @@ async def test_a_limit_that_is_lowered_in_the_middle_of_a_batch_leaves_no_long_s
     assert max(later - earlier for earlier, later in pairwise(delays)) <= 0.3
 
 
+async def test_a_source_does_not_begin_with_a_ping() -> None:
+    """On a busy host it takes its time until it says what it wants, and a session begins with that."""
+    near, far = socket.socketpair()
+    source = await SocketChannel(near, Role.SOURCE, idle_timeout=0.01, peer="there").start()
+    destination = await SocketChannel(far, Role.DESTINATION, idle_timeout=60.0, peer="here").start()
+    while source._loop.time() - source._last_sent < 0.1:
+        await asyncio.sleep(0)
+    await source.send(Query())
+    assert await destination.receive() == Query()
+    await source.close()
+    await destination.close()
+
+
+async def test_a_ping_does_not_count_as_said(ends: Ends) -> None:
+    source, destination = ends
+    await source.send(Ping())
+    assert await destination.receive() == Ping()
+    assert not destination.heard
+    await source.send(Query())
+    assert await destination.receive() == Query()
+    assert destination.heard
+
+
 async def test_who_waits_for_a_peer_with_a_shorter_timeout_pings_in_time() -> None:
     """Each side has its own idle timeout, of a second or more, and neither knows the other's."""
     near, far = socket.socketpair()
@@ -300,7 +328,7 @@ async def test_who_waits_for_a_peer_with_a_shorter_timeout_pings_in_time() -> No
     source = await SocketChannel(near, Role.SOURCE, idle_timeout=3600.0, peer="there").start()
     destination = await SocketChannel(far, Role.DESTINATION, idle_timeout=3600.0, peer="here").start()
     async with asyncio.timeout(30):
-        assert await destination.receive() == Ping()
+        assert await source.receive() == Ping()
     assert asyncio.get_running_loop().time() - began < 20
     await source.close()
     await destination.close()

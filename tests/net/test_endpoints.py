@@ -15,7 +15,7 @@ from migrated.errors import ConnectionLostError, MigratedError, ResourceError, U
 from migrated.net.address import Address
 from migrated.net.channel import SocketChannel
 from migrated.net.endpoints import Listener, dial
-from migrated.protocol import Capabilities, Query
+from migrated.protocol import Capabilities, Ping, Query
 
 CAPABILITIES = Capabilities("test", 1, 1, {}, (), (), 4096, 1, 1)
 TCP = Address("127.0.0.1", 0)
@@ -41,7 +41,9 @@ async def asked(address: Address) -> Any:
     channel = await call(address)
     try:
         await channel.send(Query())
-        return await channel.receive()
+        while isinstance(answer := await channel.receive(), Ping):
+            pass
+        return answer
     finally:
         await channel.close()
 
