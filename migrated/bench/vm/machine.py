@@ -1,6 +1,5 @@
 """A QEMU that runs the test guest on one of the hosts: its command line, its console, its end."""
 
-import contextlib
 import os
 import re
 import socket
@@ -15,7 +14,7 @@ from migrated.bench.vm.image import Image
 from migrated.errors import GuestError
 from migrated.guests.qemu.monitor import Monitor
 
-__all__ = ["BEAT_SECONDS", "QEMU", "Console", "Machine", "Spec", "wait_until"]
+__all__ = ["BEAT_SECONDS", "QEMU", "Console", "Machine", "Spec", "memory_for", "wait_until"]
 
 QEMU = "qemu-system-x86_64"
 
@@ -39,6 +38,23 @@ def wait_until(fact: Callable[[], bool], what: str, patience: float) -> None:
         time.sleep(_LOOK_AGAIN_SECONDS)
 
 
+def memory_for(size: int, version: tuple[int, ...], accelerator: str) -> int:
+    """``size``, or a little more for a QEMU that would lose what its guest writes while it migrates.
+
+    Before 9.0, migrating a guest without KVM, QEMU clears the dirty bits of memory blocks that are a multiple of 64
+    pages without telling the emulated processors: they go on to write to pages that they take for dirty, and those
+    are not sent again ("physmem: Fix migration dirty bitmap coherency with TCG memory access"). The guest that was
+    measured here crashed after every migration of QEMU's own under a writer. Blocks of another size take another
+    way, which is right. What migrates from outside is not concerned.
+    """
+    return size + _ODD if accelerator == "tcg" and version < _MENDED else size
+
+
+_ODD = 8192
+"""The step in which QEMU gives memory."""
+_MENDED = (9, 0)
+
+
 @dataclass(frozen=True)
 class Spec:
     """A machine: bytes of memory, processors, what to boot, the guest's words and the disk with its content."""
@@ -56,7 +72,7 @@ class Spec:
         backend = f"id=ram,size={self.memory},share=on,mem-path={memory}"
         command = [
             *(QEMU, "-accel", self.accelerator, "-nodefaults", "-display", "none", "-no-reboot"),
-            *("-m", f"{self.memory >> 20}M", "-smp", str(self.processors)),
+            *("-m", f"{self.memory >> 10}k", "-smp", str(self.processors)),
             *("-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd)),
             *("-append", f"console=ttyS0 quiet panic=-1 {beats} {self.words}"),
             *("-object", f"memory-backend-file,{backend}", "-machine", "q35,memory-backend=ram"),
@@ -91,10 +107,10 @@ class Console:
                 break
             self._place += len(whole)
             for line in whole.splitlines():
-                found |= self._line(line.rstrip(b"\r"), whole)
+                found |= self._line(line.rstrip(b"\r"))
         return found
 
-    def _line(self, line: bytes, text: bytes) -> bool:
+    def _line(self, line: bytes) -> bool:
         match = _BEAT.match(line)
         if match:
             self.beat = int(match[1])
@@ -104,9 +120,7 @@ class Console:
         if line.startswith(b"verified "):
             self.verified += 1
         elif line.startswith(b"WRONG") or b"panic" in line:
-            raise GuestError(
-                f"the guest's memory is wrong: {text[-_QUOTED:].decode(errors='replace').strip()}"
-            )
+            raise GuestError(f"the guest's memory is wrong: {line.decode(errors='replace').strip()}")
         return False
 
     def close(self) -> None:
@@ -195,11 +209,11 @@ class Machine:
         wait_until(answered, "the guest to check its memory", _ANSWER_SECONDS)
 
     def end(self) -> None:
-        """Kill it, and remove its files."""
-        if self._monitor is not None:
-            self._monitor.close()
+        """Kill it, and remove its files. May be called twice."""
         self._process.kill()
         self._process.wait()
+        if self._monitor is not None:
+            self._monitor.close()
         self.console.close()
         for path in self._files():
             path.unlink(missing_ok=True)
@@ -212,5 +226,4 @@ class Machine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.end()
+        self.end()

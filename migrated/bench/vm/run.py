@@ -17,14 +17,23 @@ from migrated.bench.hosts import link, loopback, memory_folder
 from migrated.bench.service import Service
 from migrated.bench.vm.guests import KINDS, Guest
 from migrated.bench.vm.image import build
-from migrated.bench.vm.machine import QEMU, Spec
+from migrated.bench.vm.machine import QEMU, Spec, memory_for
 from migrated.bench.vm.measure import THERE, Scene, measure
 from migrated.bench.vm.plan import Step
 from migrated.bench.vm.results import Measurement, Results, key_of
 from migrated.bench.vm.snapshot import Snapshot
 from migrated.errors import AccessError, ResourceError
 
-__all__ = ["Machinery", "Tell", "check_host", "host_facts", "run", "seconds_left", "settings_of"]
+__all__ = [
+    "Machinery",
+    "Tell",
+    "check_host",
+    "host_facts",
+    "qemu_version",
+    "run",
+    "seconds_left",
+    "settings_of",
+]
 
 Tell = Callable[[Measurement, int, int, float], None]
 """Told after each measurement: it, how many are done, how many there are, and how many seconds are left."""
@@ -55,14 +64,24 @@ def check_host() -> None:
 
 def host_facts() -> dict[str, Any]:
     """What figures depend on, of this host."""
-    version = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
     model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": model[1] if model else platform.machine(),
         "kernel": platform.release(),
-        "qemu": version.splitlines()[0].removeprefix("QEMU emulator version "),
+        "qemu": _said_version(),
     }
+
+
+def qemu_version() -> tuple[int, ...]:
+    """As in (7, 2, 22)."""
+    match = re.match(r"\d+(\.\d+)+", _said_version())
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def _said_version() -> str:
+    said = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    return said.splitlines()[0].removeprefix("QEMU emulator version ")
 
 
 def settings_of(machinery: Machinery) -> dict[str, Any]:
@@ -83,7 +102,7 @@ def run(machinery: Machinery, steps: Sequence[Step], results: Results, tell: Tel
         content = guest.disk()
         words = f"fill={machinery.fill} {guest.words}"
         spec = Spec(
-            machinery.memory,
+            memory_for(machinery.memory, qemu_version(), machinery.accelerator),
             machinery.processors,
             image,
             words,

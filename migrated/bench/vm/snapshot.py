@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from migrated.bench.hosts import Host
-from migrated.bench.vm.machine import Machine, Spec
+from migrated.bench.vm.machine import Machine, Spec, wait_until
 from migrated.errors import GuestError, ResourceError
 
 __all__ = ["Snapshot"]
@@ -12,6 +12,7 @@ __all__ = ["Snapshot"]
 _BEATS_BEFORE = 100
 """A second: the kernel has settled."""
 _LOAD_SECONDS = 30.0
+_LOADED = ("completed", "failed")
 _IGNORE = {"x-ignore-shared": True}
 
 
@@ -29,7 +30,8 @@ class Snapshot:
             monitor.qmp.execute("stop")
             monitor.set_capabilities(_IGNORE)
             monitor.qmp.execute("migrate", {"uri": f"exec:cat > {self._devices}"})
-            if monitor.wait_for_migration(_LOAD_SECONDS) != "completed":
+            wait_until(lambda: monitor.migration in _LOADED, "the booted machine to be kept", _LOAD_SECONDS)
+            if monitor.migration != "completed":
                 raise GuestError(f"the booted machine cannot be kept: {monitor.why_failed()}")
             machine.memory.rename(self._memory)
 
@@ -44,10 +46,11 @@ class Snapshot:
             monitor = machine.monitor
             monitor.set_capabilities(_IGNORE)
             monitor.qmp.execute("migrate-incoming", {"uri": f"exec:cat {self._devices}"})
-            if monitor.wait_for_migration(_LOAD_SECONDS) != "completed":
+            wait_until(lambda: monitor.migration in _LOADED, "the kept machine to be loaded", _LOAD_SECONDS)
+            if monitor.migration != "completed":
                 raise GuestError(f"the kept machine cannot be loaded: {monitor.why_failed()}")
             monitor.set_capabilities(dict.fromkeys(_IGNORE, False))
-            monitor.qmp.execute("cont")
+            monitor.qmp.execute("cont")  # it was kept paused
         except BaseException:
             machine.end()
             raise

@@ -29,7 +29,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """A mode in a cell, over the runs that completed. ``parts`` are medians, ``why`` the first reason why not all did."""
+    """A mode in a cell, over the runs that completed. ``parts`` are medians, ``why`` is of the first that did not."""
 
     mode: str
     runs: int
@@ -55,7 +55,7 @@ class ModeSummary:
 
 @dataclass(frozen=True)
 class CellSummary:
-    """A cell. ``best`` is QEMU's mode with the lowest median total time among those that completed every time."""
+    """A cell. ``best`` is QEMU's mode with the lowest median total time of those that always moved the guest intact."""
 
     link: str
     guest: str
@@ -83,7 +83,9 @@ def summarise(measurements: Iterable[Measurement]) -> list[CellSummary]:
 
 def _cell(link: str, guest: str, by_mode: Mapping[str, Sequence[Measurement]]) -> CellSummary:
     modes = [_mode(mode, by_mode[mode]) for mode in sorted(by_mode, key=_place)]
-    steady = [each for each in modes if each.is_qemu and each.total and each.completed == each.runs]
+    steady = [
+        each for each in modes if each.is_qemu and each.total and each.intact and each.completed == each.runs
+    ]
     every = [each for runs in by_mode.values() for each in runs]
     probe = Spread.of([each.probe_seconds for each in every])
     assert probe is not None

@@ -1,0 +1,78 @@
+"""What a person reads."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from migrated.bench.vm.drive import Status
+from migrated.bench.vm.results import Measurement, Results
+from migrated.bench.vm.show import line_of, tables
+
+Make = Callable[..., Measurement]
+
+HOST = {"cores": 2, "processor": "Abacus", "kernel": "6.18", "qemu": "7.2.22"}
+SETTINGS = {
+    "memory": 1 << 30,
+    "fill": 512 << 20,
+    "downtime": 0.3,
+    "accelerator": "tcg",
+    "contents": {"content-mixed-256M-00.img": {"digest": "ab", "lz4": 2.1, "zstd": 2.7}},
+}
+
+
+def shown(*measurements: Measurement, markdown: bool = False) -> str:
+    results = Results(SETTINGS, HOST)
+    results.measurements += measurements
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(tables(results, markdown=markdown))
+    return captured.get()
+
+
+def row(text: str, mode: str) -> str:
+    return next(line for line in text.splitlines() if line.strip(" |").startswith(mode))
+
+
+def test_a_cell(made: Make) -> None:
+    text = shown(
+        made(),
+        made("qemu:xbzrle", status=Status.NEVER, why="not done after 90 s"),
+        made("qemu:compress", status=Status.MISSING, why="unknown capability"),
+        made("migrated:zstd", 1, total_seconds=2.0, parts={"pause": 0.006, "last round": 0.05}),
+        made(
+            "migrated:zstd",
+            2,
+            total_seconds=3.0,
+            parts={"pause": 0.006, "last round": 0.05},
+            written_rate=4e7,
+        ),
+    )
+    assert "2 cores (Abacus), Linux 6.18, QEMU 7.2.22, tcg" in text
+    assert "mixed lz4 2.1, zstd 2.7" in text
+    assert "1 Gb/s, idle, rewrites 40 MB/s - 2 runs of each mode" in text
+    assert "*" in row(text, "qemu:none")
+    assert "never" in row(text, "qemu:xbzrle")
+    assert "no such mode" in row(text, "qemu:compress")
+    assert "2.50 (2.00-3.00)" in row(text, "migrated:zstd")
+    assert "0.50" in row(text, "migrated:zstd")
+    assert "downtime of migrated:zstd, ms: pause 6, last round 50" in text
+    assert "qemu:xbzrle: not done after 90 s" in text
+    assert "noise of this host: a fixed piece of work took 50 ms (50-50)" in text
+
+
+def test_a_guest_that_is_wrong_cannot_be_overlooked(made: Make) -> None:
+    assert "WRONG: page 7" in row(shown(made(intact=False, why="page 7")), "qemu:none")
+
+
+def test_markdown(made: Make) -> None:
+    lines = shown(made(), markdown=True).splitlines()
+    head = next(place for place, line in enumerate(lines) if line.startswith("| mode"))
+    assert set(lines[head + 1].strip()) <= set("|-: ")
+
+
+def test_progress(made: Make) -> None:
+    assert line_of(made()) == (
+        "1 Gb/s, idle, qemu:none, run 1: 5.00 s, downtime 100 ms, no beat for 120 ms, 500 MB, 2 rounds"
+    )
+    assert line_of(made(status=Status.NEVER, why="slow")).endswith("run 1: never: slow")
+    assert line_of(made(intact=False, why="page 7")).endswith("NOT INTACT: page 7")
