@@ -3,6 +3,7 @@
 Structured fields travel in ``extra``: the JSON format writes every one, the text format only the message.
 """
 
+import dataclasses
 import datetime
 import logging
 import sys
@@ -100,6 +101,11 @@ def log_observer(logger: logging.Logger, migration_id: str, guest: str) -> Obser
     return _Story(logger, migration_id, guest)
 
 
+def _facts(event: Stalled | Failed | RoundFinished | Estimated) -> dict[str, Any]:
+    """What an event holds, by name."""
+    return {each.name: getattr(event, each.name) for each in dataclasses.fields(event)}
+
+
 class _Story:
     def __init__(self, logger: logging.Logger, migration_id: str, guest: str) -> None:
         self._logger = logger
@@ -127,20 +133,14 @@ class _Story:
             case Estimated():
                 self._estimated(event)
             case Stalled():
-                fields = {"action": event.action, "why": event.why}
-                self._say(
-                    logging.WARNING,
-                    "stalled",
-                    f"rounds stopped helping: {event.why}; {event.action}",
-                    **fields,
-                )
+                text = f"rounds stopped helping: {event.why}; {event.action}"
+                self._say(logging.WARNING, "stalled", text, **_facts(event))
             case Finished():
                 self._finished(event.report)
             case Failed():
                 level = logging.WARNING if event.reason == CancelledByPersonError.reason else logging.ERROR
                 text = f"{event.what}; {event.hint}" if event.hint else event.what
-                fields = {"reason": event.reason, "what": event.what, "hint": event.hint}
-                self._say(level, "failed", text, **fields)
+                self._say(level, "failed", text, **_facts(event))
 
     def _started(self, event: Started) -> None:
         source = event.role is Role.SOURCE
@@ -163,31 +163,15 @@ class _Story:
 
     def _round(self, event: RoundFinished) -> None:
         rate = event.wire_bytes / event.seconds if event.seconds else 0.0
-        self._say(
-            logging.INFO,
-            "round",
-            f"round {event.round}{' (the last)' if self._last_round else ''}: {event.sent_pages} pages, "
-            f"{format_size(event.wire_bytes)} in {format_duration(event.seconds)} ({format_rate(rate)})",
-            round=event.round,
-            last=self._last_round,
-            sent_pages=event.sent_pages,
-            wire_bytes=event.wire_bytes,
-            seconds=event.seconds,
-        )
+        text = f"round {event.round}{' (the last)' if self._last_round else ''}: {event.sent_pages} pages, "
+        text += f"{format_size(event.wire_bytes)} in {format_duration(event.seconds)} ({format_rate(rate)})"
+        self._say(logging.INFO, "round", text, last=self._last_round, **_facts(event))
 
     def _estimated(self, event: Estimated) -> None:
-        self._say(
-            logging.DEBUG,
-            "estimate",
-            f"{event.remaining_pages} pages left, "
-            f"the guest writes {format_size(event.dirty_bytes_per_second)}/s, "
-            f"expected downtime {format_duration(event.expected_downtime)}",
-            remaining_pages=event.remaining_pages,
-            remaining_wire_bytes=event.remaining_wire_bytes,
-            dirty_bytes_per_second=event.dirty_bytes_per_second,
-            wire_bytes_per_second=event.wire_bytes_per_second,
-            expected_downtime=event.expected_downtime,
-        )
+        text = f"{event.remaining_pages} pages left, the guest writes "
+        text += f"{format_size(event.dirty_bytes_per_second)}/s, "
+        text += f"expected downtime {format_duration(event.expected_downtime)}"
+        self._say(logging.DEBUG, "estimate", text, **_facts(event))
 
     def _finished(self, report: Report) -> None:
         parts = ", ".join(f"{name} {format_duration(each)}" for name, each in report.downtime_parts.items())

@@ -100,7 +100,8 @@ def test_json_has_the_figures(stream: io.StringIO, begin: Begin, complete: list[
         ]
     )
     assert all(each["migration_id"] == "0" * 32 and each["guest"] == "db" for each in told)
-    finished, failed = told[7], told[9]
+    first, finished, failed = told[3], told[7], told[9]
+    assert (first["round"], first["last"], first["sent_pages"], first["seconds"]) == (1, False, 768, 0.5)
     assert finished["downtime_seconds"] == 0.045
     assert finished["downtime_parts"] == {"pause": 0.001, "last round": 0.044}
     assert (failed["level"], failed["reason"], failed["hint"]) == ("error", "stalled", "try again")
