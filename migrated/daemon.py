@@ -1,33 +1,31 @@
 """The long-running destination: takes in several guests at once, and answers for those it took.
 
-Its records decide where a guest runs. When it starts, it finishes what a crash left: memory that was being
-received is discarded, a guest that it had decided to run is started.
+What it decided, and what it makes of that after a crash, is in :mod:`migrated.outcomes`.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from migrated import __version__
 from migrated.compression import registry
 from migrated.compression.stage import default_workers, start_fork_server
 from migrated.config import GuestEntry, Settings
 from migrated.engine.events import Observer
-from migrated.engine.options import START_FAILED, STARTS_GUEST
+from migrated.engine.options import STARTS_GUEST
 from migrated.engine.ports import in_thread, see_through
 from migrated.engine.progress import Progress
 from migrated.engine.receiver import THIS_SIDE, Receiver
-from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.records import Outcome, Record
 from migrated.engine.relay import relayed
 from migrated.errors import (
     CancelledByPersonError,
     ConnectionLostError,
     MigratedError,
-    ResourceError,
     UsageError,
 )
 from migrated.guests.base import TargetGuest
@@ -35,9 +33,9 @@ from migrated.guests.target import make_target
 from migrated.net.address import Address
 from migrated.net.channel import SocketChannel
 from migrated.net.endpoints import Listener
+from migrated.outcomes import Outcomes
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import (
-    Aborted,
     Accept,
     BatchHeader,
     Commit,
@@ -48,7 +46,6 @@ from migrated.protocol import (
     Pong,
     Query,
     Refuse,
-    Running,
     Support,
     negotiate,
 )
@@ -73,12 +70,11 @@ class Daemon:
         self._settings = settings
         self._observe = observe
         self._dropped = dropped
-        self._records = Records(settings.host.state_path / "incoming")
-        self._strangers = Records(settings.host.state_path / "incoming" / "strangers")
+        self._outcomes = Outcomes(settings)
+        self._records = self._outcomes.records
         self._receivers: dict[str, Receiver] = {}
         self._taken: dict[str, str] = {}
         self._finished: dict[str, Progress] = {}
-        self._starting: dict[str, asyncio.Lock] = {}
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -91,18 +87,25 @@ class Daemon:
         return self._listener.address
 
     async def start(self) -> None:
-        """Finish what a crash left, then listen. ResourceError or AccessError if the address can't be had."""
-        await in_thread(start_fork_server)
-        await self._recover()
-        serve = self._settings.serve
-        self._listener = Listener(
-            serve.listen,
-            self._handle,
-            idle_timeout=serve.idle_timeout,
-            max_connections=serve.max_connections,
-            dropped=self._dropped,
-        )
-        await self._listener.start()
+        """Finish what a crash left, then listen. ResourceError or AccessError if the address can't be had, or another
+        process decides by the same records."""
+        await in_thread(self._outcomes.claim)
+        try:
+            await in_thread(start_fork_server)
+            await self._outcomes.recover()
+            serve = self._settings.serve
+            listener = Listener(
+                serve.listen,
+                self._handle,
+                idle_timeout=serve.idle_timeout,
+                max_connections=serve.max_connections,
+                dropped=self._dropped,
+            )
+            await listener.start()
+        except BaseException:
+            self._outcomes.release()
+            raise
+        self._listener = listener
 
     async def drain(self, seconds: float) -> None:
         """Refuse what is new, give running migrations ``seconds`` to finish, abort the rest, stop."""
@@ -121,12 +124,18 @@ class Daemon:
         assert self._listener is not None
         await self._listener.close()
         await self._listener.end_all()
+        self._outcomes.release()
 
     # -- what the control plane sees ---------------------------------------------------------------
 
     def migrations(self) -> list[Progress]:
         """The migrations under way, and the last ones that ended since this process started."""
         return [*self._finished.values(), *(receiver.progress() for receiver in self._receivers.values())]
+
+    @property
+    def state_path(self) -> Path:
+        """Where its records are."""
+        return self._settings.host.state_path
 
     @property
     def draining(self) -> bool:
@@ -145,6 +154,12 @@ class Daemon:
         )
         return True
 
+    async def forget(self, migration_id: str) -> Record:
+        """See :meth:`Outcomes.forget`. UsageError, too, if the guest is being started just now."""
+        if migration_id in self._receivers:
+            raise UsageError(f"migration {migration_id} is under way here", "see `migrated status`")
+        return await self._outcomes.forget(migration_id)
+
     # -- one connection ----------------------------------------------------------------------------
 
     async def _handle(self, channel: SocketChannel) -> None:
@@ -154,7 +169,7 @@ class Daemon:
                 case Query():
                     await channel.send(self._support(()).capabilities())
                 case Commit():
-                    await channel.send(await self._outcome(first.migration_id))
+                    await channel.send(await self._decided(first.migration_id))
                 case Offer():
                     await self._take_in(channel, first)
                 case _:
@@ -170,6 +185,11 @@ class Daemon:
         except Exception:
             _log.exception("%s: an error of this program", channel.peer)
         await channel.finish()
+
+    async def _decided(self, migration_id: str) -> Message:
+        """Answer a COMMIT that came on a connection of its own: it is also the question how things stand."""
+        receiver = self._receivers.get(migration_id)
+        return await (receiver.commit() if receiver is not None else self._outcomes.answer(migration_id))
 
     async def _first(self, channel: SocketChannel) -> Message | BatchHeader:
         seconds = self._settings.serve.handshake_timeout
@@ -253,15 +273,6 @@ class Daemon:
 
     async def _why_not(self, offer: Offer, entry: GuestEntry | None) -> Refuse | None:
         serve = self._settings.serve
-        # All that awaits comes first: what is found below still holds when the guest's name is taken.
-        known = [await in_thread(each.read, offer.migration_id) for each in (self._records, self._strangers)]
-        if any(known):
-            return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
-        undecided = await in_thread(self._undecided, offer.guest)
-        if self._draining:
-            return Refuse(
-                "draining", "this destination is stopping", "use another one, or wait until it is back"
-            )
         if entry is None:
             return Refuse(
                 "guest-unknown",
@@ -274,6 +285,15 @@ class Daemon:
                 f"guest {offer.guest!r} is {entry.kind}: here, {offer.kind}: at the source",
                 "correct kind in the destination's configuration, or choose another name with --name",
             )
+        # All that awaits comes first: what is found below still holds when the guest's name is taken.
+        seen = await self._outcomes.seen(offer.migration_id)
+        undecided = await self._outcomes.undecided(offer.guest)
+        if self._draining:
+            return Refuse(
+                "draining", "this destination is stopping", "use another one, or wait until it is back"
+            )
+        if seen:
+            return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
         if offer.migration_id in self._taken.values():
             return Refuse("duplicate", f"migration {offer.migration_id} is under way here", "start a new one")
         if offer.guest in self._taken:
@@ -286,8 +306,8 @@ class Daemon:
             return Refuse(
                 "guest-undecided",
                 f"guest {offer.guest!r} is to run here by migration {undecided}, and could not be started yet",
-                f"`migrated resolve {undecided}` at its source tries again; if it was resumed there instead, "
-                f"remove {self._records.folder / undecided}.json here",
+                f"`migrated resolve {undecided}` at its source tries again; if it goes on there by now: "
+                f"`migrated resolve {undecided} --forget` at the destination",
             )
         if len(self._taken) >= serve.max_migrations:
             return Refuse(
@@ -295,13 +315,6 @@ class Daemon:
                 f"{len(self._taken)} migrations run here already",
                 "try again later, or raise max_migrations",
             )
-        return None
-
-    def _undecided(self, guest: str) -> str | None:
-        """The migration by which this guest is to run here and does not yet: its memory must stay as it is."""
-        for record in self._records.all():
-            if record.guest == guest and record.outcome is Outcome.RUN:
-                return record.migration_id
         return None
 
     def _support(self, features: tuple[str, ...]) -> Support:
@@ -324,93 +337,9 @@ class Daemon:
         while len(self._finished) > _REMEMBERED:
             del self._finished[next(iter(self._finished))]
 
-    # -- outcomes ----------------------------------------------------------------------------------
-
-    async def _outcome(self, migration_id: str) -> Message:
-        """Answer a COMMIT that came on a connection of its own: it is also the question how things stand."""
-        receiver = self._receivers.get(migration_id)
-        if receiver is not None:
-            return await receiver.commit()
-        record = await in_thread(self._records.read, migration_id)
-        if record is None:
-            await in_thread(self._refuse_for_ever, migration_id)
-            return Aborted("this destination does not know the migration, and will never run it")
-        if record.outcome is Outcome.RUN:
-            return await self._start_late(migration_id)
-        return Running() if record.outcome is Outcome.RUNNING else Aborted("the destination had aborted")
-
-    def _refuse_for_ever(self, migration_id: str) -> None:
-        if self._strangers.read(migration_id) is None:
-            if self._strangers.count() >= _MOST_STRANGERS:
-                raise ResourceError(
-                    f"{_MOST_STRANGERS} migrations that were never here were asked for",
-                    f"find out who asks; then remove the records in {self._strangers.folder}",
-                )
-            self._strangers.write(Record(migration_id, Outcome.ABORTED, "?"))
-
-    async def _start_late(self, migration_id: str) -> Running | Failed:
-        """Start what was decided and is not known to run. Whoever asks meanwhile waits: a start is not for two."""
-        async with self._starting.setdefault(migration_id, asyncio.Lock()):
-            record = await in_thread(self._records.read, migration_id)
-            if record is not None and record.outcome is Outcome.RUN:
-                try:
-                    await see_through(self._roll_forward(record))
-                except MigratedError as error:
-                    what, hint = relayed(error, THIS_SIDE)
-                    return Failed(
-                        START_FAILED, f"it decided to run the guest, but cannot start it: {what}", hint
-                    )
-            return Running()
-
-    async def _recover(self) -> None:
-        records = await in_thread(lambda: list(self._records.all()))
-        # What is decided comes first; then what an earlier migration left of the same guest is no more.
-        for record in sorted(records, key=lambda each: each.outcome is not Outcome.RUN):
-            try:
-                if record.outcome is Outcome.RUN:
-                    await self._roll_forward(record)
-                    _log.info("guest %s runs here: finished migration %s", record.guest, record.migration_id)
-                elif (
-                    record.outcome is Outcome.RECEIVING
-                    and await in_thread(self._undecided, record.guest) is None
-                ):
-                    await self._roll_back(record)
-                    _log.info("guest %s: discarded what migration %s left", record.guest, record.migration_id)
-            except MigratedError as error:
-                _log.error("guest %s, migration %s: %s", record.guest, record.migration_id, error)
-        await in_thread(self._records.forget_old, time.time())
-
-    def _target(self, record: Record) -> TargetGuest:
-        entry = self._settings.guests.get(record.guest)
-        if entry is None:
-            raise UsageError(
-                f"guest {record.guest!r} is no longer in the configuration",
-                f"add [guests.{record.guest}] again",
-            )
-        return make_target(record.guest, entry)
-
-    async def _roll_forward(self, record: Record) -> None:
-        target = self._target(record)
-        try:
-            await in_thread(target.start, bool(record.details.get("was_running", True)))
-        finally:
-            await in_thread(target.close)
-        await in_thread(self._records.write, replace(record, outcome=Outcome.RUNNING))
-
-    async def _roll_back(self, record: Record) -> None:
-        target = self._target(record)
-        try:
-            await in_thread(target.discard)
-        finally:
-            await in_thread(target.close)
-        await in_thread(self._records.write, replace(record, outcome=Outcome.ABORTED))
-
 
 _UNDO_SECONDS = 10.0
 """How long it may take to discard what had arrived and to say so: punching a large file is the most of it."""
-
-_MOST_STRANGERS = 10_000
-"""Anybody can ask for the outcome of any id, and each one that is unknown leaves a small file."""
 
 _REMEMBERED = 50
 """Ended migrations that `migrated status` still shows; the history has them all."""

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import migrated.daemon
+import migrated.outcomes
 from migrated.config import Settings
 from migrated.config.model import GuestEntry, HostSettings, ServeSettings
 from migrated.daemon import Daemon
 from migrated.engine.records import Outcome, Record, Records
-from migrated.errors import GuestError
+from migrated.errors import GuestError, ResourceError, UsageError
 from migrated.guests.base import TargetGuest
 from migrated.memory.region import FileRegion
 from migrated.net.address import Address
@@ -121,7 +122,8 @@ async def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """Listening, without a fork server: these migrations never get as far as a batch."""
     made = Host(tmp_path)
     monkeypatch.setattr(migrated.daemon, "start_fork_server", lambda: None)
-    monkeypatch.setattr(migrated.daemon, "make_target", lambda _name, _entry: made.target)
+    for module in (migrated.daemon, migrated.outcomes):
+        monkeypatch.setattr(module, "make_target", lambda _name, _entry: made.target)
     yield made
     made.target.go_on.set()
     with contextlib.suppress(AssertionError):
@@ -304,3 +306,42 @@ async def test_a_late_start_under_way_is_seen_through(host: Host) -> None:
     host.target.go_on.set()
     await asyncio.gather(asked, serving, return_exceptions=True)
     assert host.outcome(ONE) is Outcome.RUNNING
+
+
+async def test_a_second_daemon_with_the_same_records_touches_nothing(host: Host) -> None:
+    """It would discard what the first one is receiving."""
+    await host.daemon.start()
+    host.records.write(Record(ONE, Outcome.RECEIVING, "web"))
+    second = Daemon(host.settings, lambda _offer: lambda _event: None)
+    with pytest.raises(ResourceError, match="another `migrated serve`"):
+        await second.start()
+    assert host.outcome(ONE) is Outcome.RECEIVING
+    assert host.target.calls == []
+
+
+async def test_a_guest_that_is_forgotten_may_come_again(host: Host) -> None:
+    host.target.broken = True
+    host.records.write(Record(ONE, Outcome.RUN, "web"))
+    await host.daemon.start()
+    refused = await host.say(offer(TWO))
+    assert isinstance(refused, Refuse)
+    assert f"migrated resolve {ONE} --forget" in refused.hint
+    with contextlib.suppress(FileNotFoundError):
+        host.target.path.touch()
+    await host.daemon.forget(ONE)
+    assert host.outcome(ONE) is Outcome.ABORTED
+    assert isinstance(await host.say(Commit(ONE)), Aborted)
+    assert isinstance(await host.say(offer(TWO)), Accept)
+
+
+async def test_what_is_under_way_is_not_forgotten(host: Host) -> None:
+    await host.daemon.start()
+    channel = await dial(host.daemon.address, connect_timeout=5.0, idle_timeout=60.0)
+    try:
+        await channel.send(offer(ONE))
+        while isinstance(await channel.receive(), Ping):
+            pass
+        with pytest.raises(UsageError, match="under way"):
+            await host.daemon.forget(ONE)
+    finally:
+        await channel.close()

@@ -24,6 +24,7 @@ FLOORS = {
     "migrated.net": 6,
     "migrated.telemetry": 7,
     "migrated.config": 8,
+    "migrated.outcomes": 9,
     "migrated.daemon": 9,
     "migrated.client": 9,
     "migrated.control": 10,

@@ -9,7 +9,6 @@ from migrated.cli.helptext import example
 from migrated.cli.run import ConfigFile, Json, say
 
 if TYPE_CHECKING:
-    from migrated.config import Settings
     from migrated.engine.records import Record
 
 __all__ = ["EPILOG", "resolve"]
@@ -18,6 +17,7 @@ EPILOG = example(
     "migrated resolve 3f2a                         asks the destination until it answers",
     "migrated resolve 3f2a --tries 1               asks once",
     "migrated resolve 3f2a --resume-here --fenced  the destination is lost for good, and switched off",
+    "migrated resolve 3f2a --forget --fenced       there, when it is back: the guest goes on at its source",
     codes="0 settled, 2 no such migration, 20 still unknown: no answer within --tries, or it cannot start the guest",
 )
 
@@ -36,7 +36,15 @@ def resolve(
     fenced: Annotated[
         bool,
         typer.Option(
-            "--fenced", help="With --resume-here: you made sure the destination can't run the guest."
+            "--fenced",
+            help="With --resume-here or --forget: you made sure that the guest does not run at the destination.",
+        ),
+    ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option(
+            "--forget",
+            help="At the destination: never run the guest that was to run here; it goes on at its source.",
         ),
     ] = False,
     tries: Annotated[
@@ -49,16 +57,31 @@ def resolve(
     """Settle a migration that ended with "outcome unknown": its guest is paused here.
 
     The destination knows whether it runs the guest. If it does, the copy here is given up; if not, the guest
-    goes on here.
+    goes on here. A guest that was resumed here with --resume-here is to be forgotten there with --forget, before
+    `migrated serve` starts again and runs it, too.
     """
+    from migrated.cli.forgetting import find_record, forget_guest
     from migrated.cli.run import loop, print_json, read_settings
+    from migrated.client import outgoing_records
     from migrated.client import resolve as settle
+    from migrated.engine.records import Outcome
     from migrated.errors import UsageError
 
     settings = read_settings(config)
-    record = _find(settings, migration_id)
-    if fenced and not resume_here:
-        raise UsageError("--fenced only goes with --resume-here", "leave it out to ask the destination")
+    if forget and (resume_here or tries is not None):
+        raise UsageError("--forget asks nobody and resumes nothing", "leave out --resume-here and --tries")
+    if fenced and not (resume_here or forget):
+        raise UsageError(
+            "--fenced only goes with --resume-here or --forget", "leave it out to ask the destination"
+        )
+    if forget:
+        row = forget_guest(settings, migration_id, fenced=fenced)
+        if as_json:
+            print_json(row)
+        else:
+            print(f"forgotten: guest {row['guest']} will not run here by migration {row['migration_id']}")
+        return
+    record = find_record(outgoing_records(settings), migration_id, doing=Outcome.COMMITTING, where="began on")
     _refuse_while_asked(record)
     if resume_here and not fenced:
         _confirm(record)
@@ -73,27 +96,11 @@ def resolve(
         print(f"completed: {destination} runs guest {settled.guest}; the copy here is given up")
     else:
         print(f"aborted: guest {settled.guest} goes on here")
-
-
-def _find(settings: "Settings", migration_id: str) -> "Record":
-    from migrated.client import outgoing_records
-    from migrated.errors import UsageError
-
-    records = list(outgoing_records(settings).all())
-    found = [each for each in records if each.migration_id == migration_id]
-    found = found or [each for each in records if migration_id and each.migration_id.startswith(migration_id)]
-    if not found:
-        waiting = ", ".join(each.migration_id for each in records if each.outcome == "committing")
-        raise UsageError(
-            f"no migration {migration_id!r} began on this host",
-            f"waiting for an outcome: {waiting or 'none'}",
+    if resume_here and not moved:
+        say(
+            f"should {destination} come back, run this there before `migrated serve`: "
+            f"migrated resolve {settled.migration_id} --forget"
         )
-    if len(found) > 1:
-        raise UsageError(
-            f"{migration_id!r} could be {', '.join(each.migration_id for each in found)}",
-            "write more of the id",
-        )
-    return found[0]
 
 
 def _refuse_while_asked(record: "Record") -> None:

@@ -4,6 +4,7 @@
     GET    /v1/migrations/ID     one of them; ID may be shortened as long as it is unique
     DELETE /v1/migrations/ID     cancel it: 202, or 409 once it is decided
     PATCH  /v1/migrations/ID     {"bandwidth": "1gbit", "level": "3", ...}         the migration, changed
+    DELETE /v1/undecided/ID      never run a guest that was to run here; ID in full; over the Unix socket only
     GET    /v1/info              who answers: software, role, pid, addresses, whether it is stopping
     GET    /metrics              Prometheus
     GET    /healthz              200, or 503 while it is stopping

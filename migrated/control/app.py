@@ -51,6 +51,7 @@ def make_app(directory: Directory, metrics: Metrics, *, names: Collection[str] =
     app.router.add_get("/v1/migrations/{id}", api.get)
     app.router.add_delete("/v1/migrations/{id}", api.cancel)
     app.router.add_patch("/v1/migrations/{id}", api.change)
+    app.router.add_delete("/v1/undecided/{id}", api.forget)
     app.router.add_get("/v1/info", api.info)
     app.router.add_get("/metrics", api.metrics)
     app.router.add_get("/healthz", api.health)
@@ -187,6 +188,14 @@ class _Api:
         for key, value in changes.items():
             self._directory.change(migration_id, key, value)
         return _json(matching(self._directory.list(), migration_id)[0])
+
+    async def forget(self, request: web.Request) -> web.Response:
+        if _tcp_peer(request) is not None:  # every user of this host can reach a TCP port
+            error = AccessError(
+                "a guest is forgotten over the Unix socket only", "run `migrated resolve ID --forget` here"
+            )
+            raise _Answer(403, error)
+        return _json(await self._directory.forget(request.match_info["id"]))
 
     async def info(self, request: web.Request) -> web.Response:  # noqa: ARG002
         return _json(self._directory.info())

@@ -63,6 +63,10 @@ class ControlClient:
         """Change settings of it, and return how it stands."""
         return await self._ask("PATCH", f"/v1/migrations/{migration_id}", changes)
 
+    async def forget(self, migration_id: str) -> Row:
+        """Have a daemon never run a guest that was to run there; UsageError says why not."""
+        return await self._ask("DELETE", f"/v1/undecided/{migration_id}")
+
     async def info(self) -> Row:
         """Who it is."""
         return await self._ask("GET", "/v1/info")

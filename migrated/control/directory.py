@@ -28,6 +28,10 @@ class Directory(Protocol):
     def change(self, migration_id: str, key: str, value: str) -> None:
         """Change a setting of one of :meth:`list`, by its full id, from now on; UsageError says why not."""
 
+    async def forget(self, migration_id: str) -> Row:
+        """Never run a guest that was to run here and does not, by the full id of its migration; returns
+        ``migration_id``, ``outcome`` and ``guest``. UsageError says why not."""
+
     def info(self) -> Row:
         """Who this is; has at least ``role``, ``pid`` and ``stopping``."""
 
@@ -67,12 +71,18 @@ class DaemonDirectory:
             f"{key} is changed where the guest comes from", f"run `migrated set {migration_id[:8]} ...` there"
         )
 
+    async def forget(self, migration_id: str) -> Row:
+        """See :class:`Directory`."""
+        record = await self._daemon.forget(migration_id)
+        return {"migration_id": record.migration_id, "outcome": record.outcome, "guest": record.guest}
+
     def info(self) -> Row:
         """See :class:`Directory`."""
         return {
             "software": f"migrated {__version__}",
             "role": "destination",
             "pid": os.getpid(),
+            "state_dir": str(self._daemon.state_path.resolve()),
             "listen": str(self._daemon.address),
             "stopping": self._daemon.draining,
         }
@@ -95,6 +105,10 @@ class OutgoingDirectory:
     def change(self, migration_id: str, key: str, value: str) -> None:  # noqa: ARG002
         """See :class:`Directory`."""
         self._outgoing.change(key, value)
+
+    async def forget(self, migration_id: str) -> Row:
+        """A source keeps no guest for others."""
+        raise UsageError(f"migration {migration_id[:8]} did not come to this process")
 
     def info(self) -> Row:
         """See :class:`Directory`."""

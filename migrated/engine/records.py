@@ -5,6 +5,7 @@ fsynced: after a crash the file holds the old text or the new one. The destinati
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import time
@@ -14,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from migrated.errors import MigratedError, ResourceError
+from migrated.errors import AccessError, MigratedError, ResourceError
 
 __all__ = ["Outcome", "Record", "Records"]
 
@@ -54,6 +55,31 @@ class Records:
         if not migration_id.isalnum():
             raise ValueError(f"not a migration id: {migration_id!r}")
         return self.folder / f"{migration_id}.json"
+
+    def claim(self) -> int:
+        """Keep the folder for this process: until the descriptor that is returned is closed, nobody else gets it.
+
+        ResourceError if another process has it; AccessError or ResourceError if there can be no such folder.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            kind = AccessError if isinstance(error, PermissionError) else ResourceError
+            raise kind(
+                f"cannot keep records in {self.folder}: {error.strerror}", "set another host.state_dir"
+            ) from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(folder)
+            raise ResourceError(
+                f"another `migrated serve` keeps its records in {self.folder}",
+                "stop it first, or give each a host.state_dir of its own",
+            ) from error
+        except OSError:
+            pass  # a network file system without locks: two are not kept apart there
+        return folder
 
     def write(self, record: Record) -> None:
         """Make ``record`` durable. Raises ResourceError, and then the old record still stands."""

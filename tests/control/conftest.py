@@ -27,6 +27,7 @@ class Migrations:
         ]
         self.cancelled: list[str] = []
         self.changed: list[tuple[str, str, str]] = []
+        self.forgotten: list[str] = []
         self.stopping = False
 
     def list(self) -> list[Row]:
@@ -42,6 +43,10 @@ class Migrations:
         if key != "level":
             raise UsageError(f"{key!r} can't be changed while it runs", "level can")
         self.changed.append((migration_id, key, value))
+
+    async def forget(self, migration_id: str) -> Row:
+        self.forgotten.append(migration_id)
+        return {"migration_id": migration_id, "outcome": "aborted", "guest": "one"}
 
     def info(self) -> dict[str, Any]:
         return {"software": "test", "role": "source", "pid": 1, "stopping": self.stopping}

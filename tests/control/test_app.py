@@ -65,8 +65,17 @@ async def test_cancel(client: Client, migrations: Migrations) -> None:
     assert migrations.cancelled == [SECOND]
 
 
+async def test_a_guest_is_not_forgotten_over_tcp(client: Client, migrations: Migrations) -> None:
+    """Every user of this host can reach a port; a guest's memory goes with it."""
+    text = await fault(await client.delete(f"/v1/undecided/{FIRST}"), 403, "permission")
+    assert "--forget" in text
+    assert migrations.forgotten == []
+
+
 async def test_what_is_decided_is_not_cancelled(client: Client) -> None:
-    assert "it is over (completed)" in await fault(await client.delete(f"/v1/migrations/{ENDED}"), 409, "usage")
+    assert "it is over (completed)" in await fault(
+        await client.delete(f"/v1/migrations/{ENDED}"), 409, "usage"
+    )
 
 
 async def test_change(client: Client, migrations: Migrations) -> None:

@@ -1,5 +1,6 @@
 """What a daemon and a sending client show of themselves."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -8,6 +9,7 @@ from migrated.client import Outgoing
 from migrated.control.directory import DaemonDirectory, OutgoingDirectory, matching
 from migrated.daemon import Daemon
 from migrated.engine.progress import Progress
+from migrated.engine.records import Outcome, Record
 from migrated.errors import UsageError
 from migrated.net.address import Address
 
@@ -17,6 +19,7 @@ class OneDaemon:
 
     draining = False
     address = Address("127.0.0.1", 4440)
+    state_path = Path("/var/lib/../lib/migrated")
 
     def __init__(self) -> None:
         self.cancelled: list[str] = []
@@ -27,6 +30,9 @@ class OneDaemon:
     def cancel(self, migration_id: str) -> bool:
         self.cancelled.append(migration_id)
         return True
+
+    async def forget(self, migration_id: str) -> Record:
+        return Record(migration_id, Outcome.ABORTED, "web")
 
 
 class OneOutgoing:
@@ -64,6 +70,7 @@ def test_a_daemon() -> None:
         "pid": 0,
         "role": "destination",
         "listen": "127.0.0.1:4440",
+        "state_dir": str(Path("/var/lib/migrated").resolve()),
         "stopping": False,
     }
 
@@ -78,6 +85,13 @@ def test_an_outgoing_migration() -> None:
     outgoing.committed = True
     assert not directory.cancel("abc")
     assert directory.info()["stopping"]
+
+
+async def test_a_daemon_forgets_and_a_source_has_nothing_to_forget() -> None:
+    row = await DaemonDirectory(cast("Daemon", OneDaemon())).forget("abc")
+    assert row == {"migration_id": "abc", "outcome": "aborted", "guest": "web"}
+    with pytest.raises(UsageError, match="did not come"):
+        await OutgoingDirectory(cast("Outgoing", OneOutgoing())).forget("abc")
 
 
 def test_an_exact_id_wins_over_those_that_begin_with_it() -> None:

@@ -26,6 +26,8 @@ async def test_everything_a_client_can_do(migrations: Migrations, folder: Path) 
     assert migrations.cancelled == [SECOND]
     await client.change(FIRST, {"level": "9"})
     assert migrations.changed == [(FIRST, "level", "9")]
+    assert (await client.forget(FIRST))["outcome"] == "aborted"
+    assert migrations.forgotten == [FIRST]
     assert (await client.info())["software"] == "test"
     await server.close()
     await server.close()
