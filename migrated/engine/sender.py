@@ -95,6 +95,7 @@ class Sender:
         self._seed = secrets.randbits(64)
         self._stage: Stage | None = None
         self._rounds: PreCopy | None = None
+        self._switchover: Switchover | None = None
         self._digest = ""
         self._moved = True
         self.codecs: tuple[str, ...] = ()
@@ -148,7 +149,7 @@ class Sender:
         try:
             with contextlib.ExitStack() as watched:
                 for each in self._guest.watched():
-                    watched.enter_context(readable(each, work.cancel))
+                    watched.enter_context(readable(each, lambda: self._guest_ended(work)))
                 both: set[asyncio.Future[Any]] = {work, listener}
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if work.done() and not work.cancelled() and work.exception() is None:
@@ -158,6 +159,11 @@ class Sender:
             error = cancelled
         await see_through(self._give_up(work, error))
         raise error
+
+    def _guest_ended(self, work: "asyncio.Future[Stopwatch]") -> None:
+        # What is whole at the destination can still be run there, and that is the guest's only place by now.
+        if self._switchover is None or not self._switchover.complete:
+            work.cancel()
 
     async def _why(
         self, listener: "asyncio.Future[None]", work: "asyncio.Future[Stopwatch]"
@@ -238,7 +244,7 @@ class Sender:
         )
         self._setup_seconds = self._clock() - self._began
         pending = await rounds.pre_copy()
-        switchover = Switchover(
+        self._switchover = switchover = Switchover(
             self._channel,
             self._conversation,
             self._guest,

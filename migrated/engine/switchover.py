@@ -45,7 +45,9 @@ class Stopwatch:
 
 
 class Switchover:
-    """Begins with the guest running and ends with it paused here and ready there. ``digest`` is set by then."""
+    """Begins with the guest running and ends with it paused here and ready there. ``digest`` is set by then.
+    ``complete``: all of the guest was sent.
+    """
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Switchover:
         clock: Callable[[], float],
     ) -> None:
         self.digest = ""
+        self.complete = False
         self._channel = channel
         self._conversation = conversation
         self._guest = guest
@@ -106,6 +109,7 @@ class Switchover:
             await self._conversation.barrier(self._rounds.round)
             stopwatch.lap("last round")
             has_devices = await sending
+            self.complete = True
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)

@@ -1,6 +1,7 @@
 """A process that ends is noticed when it ends, and not when somebody next looks at it."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +52,25 @@ async def test_one_that_ends_when_it_runs_is_no_failure(
     sides.observe_far = at(State.COMMIT, end, sides.far_events)
     report = await sides.move(sides.sender())
     assert report.moved
+
+
+async def test_one_that_ends_here_when_it_is_whole_there_is_saved(
+    sides: Any, life: tuple[int, Callable[[], None]]
+) -> None:
+    watched, end = life
+    sides.source.watched = lambda: [watched]
+    make_ready = sides.target.make_ready
+    ended = threading.Event()
+
+    def ready() -> None:
+        end()
+        ended.wait(0.2)  # the source's loop, which is ours too, sees it meanwhile
+        make_ready()
+
+    sides.target.make_ready = ready
+    report = await sides.move(sides.sender())
+    assert report.moved
+    assert sides.target.calls == ["make_ready", "start True"]
 
 
 @pytest.mark.parametrize("state", [State.PRE_COPY, State.STOP_AND_COPY])
