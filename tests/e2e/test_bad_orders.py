@@ -299,7 +299,7 @@ def test_a_state_folder_that_cannot_be_written(host: Host) -> None:
     guest = host.demo()
     daemon = host.serve()
     blocked = host.root / "state-there" / "incoming"
-    blocked.parent.mkdir(exist_ok=True)
+    blocked.rmdir()
     blocked.write_text("a file where a folder is to be")
     told = host.send(guest, daemon).failure(10, "refused")
     assert str(blocked) in told
