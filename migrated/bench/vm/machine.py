@@ -1,5 +1,6 @@
 """A QEMU that runs the test guest on one of the hosts: its command line, its console, its end."""
 
+import contextlib
 import os
 import re
 import socket
@@ -168,13 +169,14 @@ class Machine:
         if self._process.poll() is not None:
             said = self._log.read_text(errors="replace").strip()
             raise GuestError(f"QEMU did not start: {said[-_QUOTED:] or self._process.returncode}")
-        return self._monitor_path.exists() and self.socket.exists()
+        with contextlib.suppress(GuestError):  # not yet there, or there for an instant before QEMU gave up
+            self._monitor = Monitor(self._monitor_path)
+        return self._monitor is not None
 
     @property
     def monitor(self) -> Monitor:
         """Our own monitor of it; ``socket`` is another, for `migrated`."""
-        if self._monitor is None:
-            self._monitor = Monitor(self._monitor_path)
+        assert self._monitor is not None
         return self._monitor
 
     @property
