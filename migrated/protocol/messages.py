@@ -39,6 +39,7 @@ __all__ = [
     "MAX_CONTROL_BODY",
     "MAX_DEVICE_STATE_CHUNK",
     "MAX_PAGE_SIZE",
+    "MAX_PING_PADDING",
     "MAX_REGIONS",
     "MAX_REGION_PAGES",
     "MESSAGES",
@@ -87,6 +88,9 @@ MAX_BATCH_BYTES = 64 << 20
 MAX_DEVICE_STATE_CHUNK = 512 << 10
 """A guest's device state is 0.3 to 0.6 MB, so it travels in one or two messages."""
 
+MAX_PING_PADDING = 248 << 10
+"""What a link is measured with. It comes from whom nobody knows yet: no more than an offer may have."""
+
 _SMALL_BODY = 32 << 10
 """Three texts of ``MAX_TEXT`` characters of 4 bytes, and room for keys that a later version adds."""
 
@@ -94,6 +98,7 @@ _LARGE_BODY = 256 << 10
 """256 regions, each with a name of 128 characters of 4 bytes, and as much room again."""
 
 _MAX_WORKERS = 1024
+_MAX_CORES = 1 << 16
 
 _MAX_FACTS, _MAX_FACT = 32, 700
 """With 4 bytes a character, a third of what an offer may be; regions have half."""
@@ -327,7 +332,11 @@ class Estimate(Message):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities(Message):
-    """Destination: what it can do. ``guests`` are names with their kinds, as in ``web (shm)``."""
+    """Destination: what it can do. ``guests`` are names with their kinds, as in ``web (shm)``.
+
+    ``cores`` is how many processors it has, 0 if it does not say; ``host`` a word that is the same for all that
+    run on one host, until that starts anew: a source that finds its own shares its processors with it.
+    """
 
     type_id: ClassVar[int] = 33
     body_limit: ClassVar[int] = _LARGE_BODY
@@ -341,6 +350,8 @@ class Capabilities(Message):
     max_region_bytes: int
     batch_pages_max: int
     decompress_workers: int
+    cores: int = 0
+    host: str = ""
 
     def __post_init__(self) -> None:
         make_harmless(self, "software")
@@ -353,6 +364,14 @@ class Capabilities(Message):
         check_number("max_region_bytes", self.max_region_bytes, 1, U64)
         check_number("batch_pages_max", self.batch_pages_max, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
         check_number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
+        check_number("cores", self.cores, 0, _MAX_CORES)
+        if self.host:
+            check_match("host", self.host, WORD, "a word")
+
+    def to_wire(self) -> dict[str, object]:
+        """The map that travels; what is not said is left out."""
+        body = Record.to_wire(self)
+        return {key: value for key, value in body.items() if value or key not in ("cores", "host")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,9 +483,20 @@ class Failed(Message):
 
 @dataclass(frozen=True, slots=True)
 class Ping(Message):
-    """Either: are you there?"""
+    """Either: are you there? Bytes of ``padding`` tell by the time that they take what the link carries."""
 
     type_id: ClassVar[int] = 65
+    body_limit: ClassVar[int] = _LARGE_BODY
+
+    padding: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.padding, bytes) or len(self.padding) > MAX_PING_PADDING:
+            raise ValueError(f"padding is not up to {MAX_PING_PADDING} bytes")
+
+    def to_wire(self) -> dict[str, object]:
+        """The map that travels."""
+        return {"padding": self.padding} if self.padding else {}
 
 
 @dataclass(frozen=True, slots=True)

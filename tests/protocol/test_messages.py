@@ -12,6 +12,7 @@ from migrated.protocol.frames import BATCH_TYPE
 from migrated.protocol.messages import (
     MAX_CONTROL_BODY,
     MAX_DEVICE_STATE_CHUNK,
+    MAX_PING_PADDING,
     MAX_REGIONS,
     MESSAGES,
     Aborted,
@@ -93,6 +94,8 @@ CAPABILITIES = VERSIONS.flatmap(
         max_region_bytes=st.integers(1, (1 << 64) - 1),
         batch_pages_max=st.integers(1, 512),
         decompress_workers=st.integers(1, 64),
+        cores=st.integers(0, 64),
+        host=st.just("") | NAME,
     )
 )
 STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
@@ -128,7 +131,7 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Running: st.just(Running()),
     Aborted: st.builds(Aborted, reason=TEXT),
     Failed: st.builds(Failed, code=NAME, what=TEXT, hint=TEXT),
-    Ping: st.just(Ping()),
+    Ping: st.builds(Ping, padding=st.binary(max_size=100)),
     Pong: st.just(Pong()),
 }
 
@@ -193,6 +196,17 @@ def test_optional_keys_may_be_missing(offer: Offer) -> None:
     assert unpack(Offer, msgpack.packb(body)) == dataclasses.replace(
         offer, decompress_workers=0, verify_full=False, features=(), sender=""
     )
+
+
+def test_keys_that_came_later_are_written_only_where_they_say_something(
+    messages: dict[type[Message], Message],
+) -> None:
+    old = messages[Capabilities]
+    assert {"cores", "host"}.isdisjoint(old.to_wire())
+    new = dataclasses.replace(old, cores=4, host="0a")  # type: ignore[call-arg]
+    assert new.to_wire().items() >= {"cores": 4, "host": "0a"}.items()
+    assert Ping().to_wire() == {}
+    assert Ping(b"x").to_wire() == {"padding": b"x"}
 
 
 def test_missing_key_is_named(messages: dict[type[Message], Message]) -> None:
@@ -343,6 +357,8 @@ def test_offer_refuses_what_is_out_of_bounds(offer: Offer, change: dict[str, obj
         lambda: DeviceState(data=b""),
         lambda: DeviceState(data=bytes(MAX_DEVICE_STATE_CHUNK + 1)),
         lambda: DeviceState(data="text"),
+        lambda: Ping(padding=bytes(MAX_PING_PADDING + 1)),
+        lambda: Ping(padding="text"),
         lambda: Digest(terms=(1 << 64,), was_running=True),
         lambda: Digest(terms=(0,) * (MAX_REGIONS + 1), was_running=True),
         lambda: Digest(terms=(), was_running=None),
@@ -377,10 +393,21 @@ def test_largest_messages_fit_their_bodies(offer: Offer) -> None:
     largest: tuple[Message, ...] = (
         dataclasses.replace(offer, regions=regions, sender=widest, facts=facts),
         DeviceState(bytes(MAX_DEVICE_STATE_CHUNK)),
+        Ping(bytes(MAX_PING_PADDING)),
         Digest(terms=((1 << 64) - 1,) * MAX_REGIONS, was_running=True),
         Failed("code", widest, widest),
         Capabilities(
-            widest, 1, 1, {}, (), tuple("\U0001f9ea" * 128 for _ in range(256)), (1 << 64) - 1, 16384, 1024
+            widest,
+            1,
+            1,
+            {},
+            (),
+            tuple("\U0001f9ea" * 128 for _ in range(256)),
+            (1 << 64) - 1,
+            16384,
+            1024,
+            1 << 16,
+            "f" * 32,
         ),
     )
     for message in largest:
