@@ -1,7 +1,10 @@
 """A daemon is told everything but the truth: it answers, leaves nothing behind, and serves the next one."""
 
+import contextlib
 import random
+import select
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -289,11 +292,15 @@ def test_the_connection_ends_within_batches_and_rounds(served: tuple[Host, Daemo
     assert "receiving" not in {each["outcome"] for each in host.records("there").values()}
 
 
-def test_pings_are_answered_and_keep_nothing_alive_for_ever(served: tuple[Host, Daemon]) -> None:
+def test_who_only_pings_is_hung_up_on_too(served: tuple[Host, Daemon]) -> None:
     host, daemon = served
-    with Liar(daemon.port) as liar:
-        liar.say(Ping())
-        liar.last()
+    ending = time.monotonic() + PATIENCE
+    with Liar(daemon.port) as liar, contextlib.suppress(ConnectionError):
+        while time.monotonic() < ending:
+            liar.say(Ping())
+            if select.select([liar.socket], [], [], 0.05)[0] and not liar.socket.recv(1 << 16):
+                break
+    assert time.monotonic() < ending
     still_serves(daemon)
     nothing_left(host, daemon)
 
