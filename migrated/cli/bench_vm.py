@@ -1,5 +1,8 @@
 """``migrated bench vm`` and ``migrated bench show``: QEMU's own migration and ours, side by side."""
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,12 +135,27 @@ def vm(
         results = Results.resume(output, settings, host)
     else:
         results = Results.create(output, settings, host)
-    run(machinery, list(steps(cells, modes, runs)), results, _tell)
+    with _ending_cleanly():
+        run(machinery, list(steps(cells, modes, runs)), results, _tell)
     _print(results, as_json=as_json, markdown=False)
     wrong = [each for each in results.measurements if not each.intact]
     if wrong:
         say(f"{len(wrong)} of {len(results.measurements)} guests were not intact")
         raise IntegrityError(f"{wrong[0].mode} in {wrong[0].link}, {wrong[0].guest}: {wrong[0].why}")
+
+
+@contextlib.contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: machines, hosts and memory files go, what was measured stays."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _MOST = 0.8

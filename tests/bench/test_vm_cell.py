@@ -49,10 +49,35 @@ def test_one_cell(tmp_path: Path) -> None:
     assert "downtime was 1.0 and is 2.0" in other.stderr
 
 
-def test_what_was_started_is_gone() -> None:
-    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+def leftovers() -> set[str]:
+    """Hosts and memory files of benchmarks."""
+    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {each.split()[0] for each in spaces} | {
+        str(path) for path in Path("/dev/shm").glob("migrated-bench-*")
+    }
+
+
+def test_one_that_is_ended_leaves_nothing_but_its_results(tmp_path: Path) -> None:
+    file, before = tmp_path / "results.jsonl", leftovers()
+    words = ["vm", *WORDS, "--mode=qemu:none", "--runs=2", f"--output={file}"]
+    command = [sys.executable, "-m", "migrated", "bench", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        assert running.stderr is not None
+        assert "[1/2]" in running.stderr.readline()
+        started = leftovers() - before
+        running.terminate()
+        assert running.wait(timeout=60) == 130
+    assert len(started) >= 3
+    assert not started & leftovers()
+    assert len(file.read_text().splitlines()) == 2
+
+    done = bench(*words, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "[2/2]" in done.stderr
+    assert "[1/2]" not in done.stderr
+
+
+def test_a_mode_that_this_qemu_lacks_is_a_result() -> None:
     done = bench("vm", *WORDS, "--mode=qemu:compress,compress-level=nonsense", "--runs=1")
     assert done.returncode == 0, done.stderr
     assert "this QEMU has no such mode" in done.stdout
-    after = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
-    assert set(after.split()) <= set(spaces.split())
