@@ -212,6 +212,7 @@ class Outgoing:
             verify=Verify(send.verify),
             commit_timeout=_COMMIT_SECONDS,
             destination=str(self._address),
+            delta_cache=send.delta_cache,
         )
 
     async def _ask(self, migration_id: str) -> Message:
@@ -316,7 +317,9 @@ async def resolve(
                     f"the destination {answer.what}", answer.hint or "see its log", migration_id
                 )
             case _:
-                raise ProtocolError(f"{address} answered COMMIT with {type(answer).__name__}")
+                raise OutcomeUnknownError(
+                    f"{address} answered COMMIT with {type(answer).__name__}", "see its log", migration_id
+                )
     finally:
         with contextlib.suppress(MigratedError):
             await in_thread(frozen.close)

@@ -21,7 +21,7 @@ from migrated.errors import (
     UsageError,
 )
 from migrated.net.address import Address
-from migrated.protocol import Aborted, Message, Running
+from migrated.protocol import Aborted, Message, Refuse, Running
 
 
 def outgoing(**send: Any) -> Outgoing:
@@ -281,6 +281,18 @@ async def test_what_is_decided_is_settled_although_the_guest_here_is_gone(
         await migrated.client.resolve(waiting, ID)
     assert outcome(waiting) is Outcome.ABORTED
     assert (await migrated.client.resolve(waiting, ID)).outcome is Outcome.ABORTED
+
+
+async def test_an_answer_that_is_none_leaves_the_outcome_unknown(
+    waiting: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(*_arguments: Any, **_more: Any) -> Message:
+        return Refuse("draining", "it is stopping")
+
+    monkeypatch.setattr(migrated.client, "ask_outcome", ask)
+    with pytest.raises(OutcomeUnknownError, match="Refuse"):
+        await migrated.client.resolve(waiting, ID)
+    assert outcome(waiting) is Outcome.COMMITTING
 
 
 async def test_a_copy_whose_process_has_ended_is_complete(

@@ -1,11 +1,12 @@
 """Serving the application: on a Unix socket, and for the daemon on TCP too."""
 
+import asyncio
 import contextlib
 import errno
 import logging
 import socket
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from aiohttp import web
 
@@ -20,6 +21,10 @@ __all__ = ["ControlServer"]
 
 _KEEPALIVE_SECONDS = 30.0
 _BACKLOG = 64
+
+_MOST_CONNECTIONS = 100
+"""Over TCP: Prometheus keeps one, a browser six. One that says nothing is hung up on after the time above."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +49,7 @@ class ControlServer:
         self._name = name
         self._address = address
         self._paths: list[Path] = []
+        self._tcp: asyncio.Server | None = None
         self.address: Address | None = None
         """The configured address, with the port that it got; once started."""
 
@@ -68,12 +74,19 @@ class ControlServer:
                 self.address = got
                 if got.path:
                     self._paths.append(Path(got.path))
-                await web.SockSite(self._runner, made).start()
+                # No site of aiohttp's: those take any number of connections.
+                self._tcp = await asyncio.get_running_loop().create_server(self._admit, sock=made)
             await self._start_own()
         except BaseException:
             await self.close()
             raise
         return self
+
+    def _admit(self) -> asyncio.BaseProtocol:
+        assert self._runner.server is not None
+        if len(self._runner.server.connections) < _MOST_CONNECTIONS:
+            return self._runner.server()
+        return _TurnedAway()
 
     async def _start_own(self) -> None:
         try:
@@ -90,7 +103,17 @@ class ControlServer:
         while self._paths:
             with contextlib.suppress(OSError):
                 self._paths.pop().unlink()
+        if self._tcp is not None:
+            self._tcp.close()
+            self._tcp = None
         await self._runner.cleanup()
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()
 
 
 def _bind(address: Address) -> tuple[socket.socket, Address]:

@@ -201,10 +201,13 @@ def _remove_stale(path: str) -> None:
     if not Path(path).is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink(missing_ok=True)
+        except OSError:
+            pass  # somebody is there, and busy
 
 
 def _cannot_bind(address: Address, error: OSError) -> AccessError | ResourceError:

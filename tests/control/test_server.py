@@ -1,6 +1,7 @@
 """Server and client together, over real sockets."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 from pathlib import Path
@@ -53,6 +54,30 @@ async def test_tcp_has_the_port_that_it_got(migrations: Migrations, folder: Path
     try:
         async with aiohttp.ClientSession() as session, session.get(f"{server.url}/healthz") as response:
             assert response.status == 200
+    finally:
+        await server.close()
+
+
+async def test_no_more_than_so_many_connect_over_tcp(
+    migrations: Migrations, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens the address to a network has its port scans, too. Its own user is heard over the Unix socket."""
+    monkeypatch.setattr("migrated.control.server._MOST_CONNECTIONS", 2)
+    server = await ControlServer(migrations, metrics, name="serve-1", address=Address("127.0.0.1", 0)).start()
+    assert server.address is not None
+    assert server.path is not None
+    loop = asyncio.get_running_loop()
+    try:
+        with contextlib.ExitStack() as opened:
+            for admitted in (True, True, False):
+                visitor = opened.enter_context(socket.socket())
+                visitor.setblocking(False)
+                await loop.sock_connect(visitor, ("127.0.0.1", server.address.port))
+                async with asyncio.timeout(10):
+                    with contextlib.suppress(OSError):
+                        await loop.sock_sendall(visitor, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                        assert bool(await loop.sock_recv(visitor, 100)) == admitted
+            assert await ControlClient(server.path).list()
     finally:
         await server.close()
 

@@ -246,6 +246,23 @@ async def test_the_socket_of_a_service_that_is_gone_is_taken_over(tmp_path: Path
     await listener.close()
 
 
+async def test_a_service_that_is_too_busy_to_answer_is_left_alone(tmp_path: Path) -> None:
+    """Its backlog is full; nobody waits for that to end."""
+    path = tmp_path / "socket"
+    with contextlib.ExitStack() as opened:
+        busy = opened.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = opened.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        with pytest.raises(ResourceError, match="cannot listen"):
+            await listen(Address(path=str(path)))
+        assert path.exists()
+
+
 async def test_a_file_is_never_taken_for_a_stale_socket(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     path.write_text("mine")
