@@ -32,7 +32,7 @@ async def dial(address: Address, *, connect_timeout: float, idle_timeout: float)
                 sock.setblocking(False)
                 await loop.sock_connect(sock, address.path)
             else:
-                sock = await _connect_tcp(loop, address)
+                sock = await _connect_tcp(loop, address, connect_timeout)
     except OSError as error:
         if sock is not None:
             sock.close()
@@ -49,15 +49,16 @@ async def dial(address: Address, *, connect_timeout: float, idle_timeout: float)
         raise
 
 
-async def _connect_tcp(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
-    """The first of the host's addresses that answers."""
+async def _connect_tcp(loop: asyncio.AbstractEventLoop, address: Address, seconds: float) -> socket.socket:
+    """The first of the host's addresses that answers; each gets its share of the time."""
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     failed: OSError | None = None
     for family, kind, proto, _, target in found:
         sock = socket.socket(family, kind, proto)
         sock.setblocking(False)
         try:
-            await loop.sock_connect(sock, target)
+            async with asyncio.timeout(seconds / len(found)):
+                await loop.sock_connect(sock, target)
         except BaseException as error:
             sock.close()
             if not isinstance(error, OSError):

@@ -91,6 +91,34 @@ async def test_a_host_that_does_not_answer_in_time_is_unreachable(monkeypatch: p
             await dial(address, connect_timeout=0.01, idle_timeout=60.0)
 
 
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host with a working IPv4 and a dead IPv6 address."""
+    listener = await listen(TCP)
+    loop = asyncio.get_running_loop()
+    connect = loop.sock_connect
+    dead, alive = ("127.0.0.2", 1), ("127.0.0.1", listener.address.port)
+
+    async def answers(_self: Any, sock: Any, target: Any) -> None:
+        if target == dead:
+            await asyncio.Event().wait()
+        await connect(sock, target)
+
+    async def both(_self: Any, host: str, *_port: Any, **_more: Any) -> Any:
+        targets = (dead, alive) if host == "two.test" else (alive,)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", target) for target in targets]
+
+    monkeypatch.setattr(type(loop), "sock_connect", answers)
+    monkeypatch.setattr(type(loop), "getaddrinfo", both)
+    try:
+        channel = await dial(Address("two.test"), connect_timeout=1.0, idle_timeout=60.0)
+        await channel.close()
+    finally:
+        await listener.close()
+        await listener.end_all()
+
+
 async def test_a_peer_that_is_gone_while_it_is_greeted_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
