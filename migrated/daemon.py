@@ -33,6 +33,7 @@ from migrated.guests.target import make_target
 from migrated.net.address import Address
 from migrated.net.channel import SocketChannel
 from migrated.net.endpoints import Listener
+from migrated.net.this_host import this_host
 from migrated.outcomes import Outcomes
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import (
@@ -167,7 +168,8 @@ class Daemon:
             first = await self._first(channel)
             match first:
                 case Query():
-                    await channel.send(self._support(()).capabilities())
+                    found = self._support(()).capabilities()
+                    await channel.send(replace(found, cores=os.cpu_count() or 0, host=this_host()))
                 case Commit():
                     await channel.send(await self._decided(first.migration_id))
                 case Offer():
@@ -196,7 +198,8 @@ class Daemon:
         try:
             async with asyncio.timeout(seconds):
                 while isinstance(first := await channel.receive(), Ping | Pong):
-                    pass
+                    if isinstance(first, Ping):
+                        await channel.send(Pong())
                 return first
         except TimeoutError:
             self._dropped("silent")

@@ -28,6 +28,7 @@ from migrated.protocol import (
     Message,
     Offer,
     Ping,
+    Pong,
     Refuse,
     RegionInfo,
     Running,
@@ -234,11 +235,14 @@ async def test_a_guest_cancelled_while_it_is_prepared_leaves_nothing(host: Host)
     assert isinstance(await host.say(offer(TWO)), Accept)
 
 
-async def test_a_ping_before_it_all_is_no_beginning(host: Host) -> None:
+async def test_a_ping_before_it_all_is_answered_and_no_beginning(host: Host) -> None:
     await host.daemon.start()
     channel = await dial(host.daemon.address, connect_timeout=5.0, idle_timeout=60.0)
     try:
-        await channel.send(Ping())
+        await channel.send(Ping(b"padding"))
+        while isinstance(answer := await channel.receive(), Ping):
+            pass
+        assert answer == Pong()
         await channel.send(Commit(ONE))
         while isinstance(answer := await channel.receive(), Ping):
             pass

@@ -88,8 +88,8 @@ MAX_BATCH_BYTES = 64 << 20
 MAX_DEVICE_STATE_CHUNK = 512 << 10
 """A guest's device state is 0.3 to 0.6 MB, so it travels in one or two messages."""
 
-MAX_PING_PADDING = 248 << 10
-"""What a link is measured with. It comes from whom nobody knows yet: no more than an offer may have."""
+MAX_PING_PADDING = 120 << 10
+"""What a link is measured with. Blocks of memory of 128 KiB and more are fresh each time, and cost more."""
 
 _SMALL_BODY = 32 << 10
 """Three texts of ``MAX_TEXT`` characters of 4 bytes, and room for keys that a later version adds."""
@@ -486,7 +486,7 @@ class Ping(Message):
     """Either: are you there? Bytes of ``padding`` tell by the time that they take what the link carries."""
 
     type_id: ClassVar[int] = 65
-    body_limit: ClassVar[int] = _LARGE_BODY
+    body_limit: ClassVar[int] = MAX_PING_PADDING + 4096
 
     padding: bytes = b""
 
