@@ -12,10 +12,39 @@ the best remaining so far and not by the last round.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
-__all__ = ["STALL_ROUNDS", "Decision", "Measured", "Trend", "decide", "expected_downtime"]
+__all__ = [
+    "GUESSED_FIXED_SECONDS",
+    "HASHED_BYTES_PER_SECOND",
+    "MOST_THROTTLE",
+    "STALL_ROUNDS",
+    "Decision",
+    "Measured",
+    "Trend",
+    "WireRate",
+    "decide",
+    "expected_downtime",
+    "next_throttle",
+]
+
+GUESSED_FIXED_SECONDS = 0.03
+"""Pause, digest, fsyncs and start before they have been measured: what the demo guest takes."""
+
+HASHED_BYTES_PER_SECOND = 0.9e9
+"""One worker reading and hashing pages that did not change: 1 GiB took two of them 0.58 s."""
+
+_FIRST_THROTTLE, _THROTTLE_STEP, MOST_THROTTLE = 0.2, 0.1, 0.99
+"""The share of time a guest is held to let rounds converge: QEMU's auto-converge steps."""
+
+_RATE_BYTES = 1 << 20
+"""A round with fewer bytes than this says more of the barrier's latency than of the link's rate: it counts only
+until another has sent more."""
+
+_RATE_ROUNDS = 2
+"""The slowest of so many rounds is what the last one is expected to reach: a limit is kept, or it is none."""
 
 STALL_ROUNDS = 4
 """Rounds without a new best after which more of them are taken not to help."""
@@ -72,6 +101,33 @@ class Trend:
         if expected < self.best * _BETTER:
             return Trend(expected, self.rounds + 1, 0)
         return Trend(self.best, self.rounds + 1, self.rounds_since_best + 1)
+
+
+class WireRate:
+    """The rate that the last round may be expected to reach, from what rounds have reached so far."""
+
+    def __init__(self) -> None:
+        self._rates: deque[float] = deque([0.0], maxlen=_RATE_ROUNDS)
+        self._bytes = 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """0 while none is known."""
+        return min(self._rates)
+
+    def after(self, wire_bytes: float, seconds: float) -> None:
+        """A round sent so many bytes, and they were in place after so long."""
+        if wire_bytes >= min(_RATE_BYTES, self._bytes):
+            if self._bytes < _RATE_BYTES:
+                self._rates.clear()  # of rounds that were too small to count
+            self._rates.append(wire_bytes / max(seconds, 1e-6))
+            self._bytes = wire_bytes
+
+
+def next_throttle(share: float) -> float:
+    """The share of time that the guest is held next, after ``share`` was not enough; never more than
+    :data:`MOST_THROTTLE`."""
+    return min(share + _THROTTLE_STEP if share else _FIRST_THROTTLE, MOST_THROTTLE)
 
 
 def expected_downtime(measured: Measured) -> float:

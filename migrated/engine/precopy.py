@@ -1,11 +1,21 @@
 """Pre-copy: rounds while the guest runs, until the rest fits the downtime limit or rounds stop helping."""
 
 import math
-from collections import deque
 from collections.abc import Callable
 
 from migrated.compression.stage import Stage
-from migrated.engine.convergence import Decision, Measured, Trend, decide, expected_downtime
+from migrated.engine.convergence import (
+    GUESSED_FIXED_SECONDS,
+    HASHED_BYTES_PER_SECOND,
+    MOST_THROTTLE,
+    Decision,
+    Measured,
+    Trend,
+    WireRate,
+    decide,
+    expected_downtime,
+    next_throttle,
+)
 from migrated.engine.conversation import Conversation
 from migrated.engine.events import (
     Estimated,
@@ -26,23 +36,7 @@ from migrated.protocol import Estimate, RoundEnd
 
 __all__ = ["PreCopy"]
 
-_FIRST_THROTTLE, _THROTTLE_STEP, _MOST_THROTTLE = 0.2, 0.1, 0.99
-"""The share of time a guest is held to let rounds converge: QEMU's auto-converge steps."""
-
-_GUESSED_FIXED_SECONDS = 0.03
-"""Pause, digest, fsyncs and start before they have been measured: what the demo guest takes."""
-
-_RATE_BYTES = 1 << 20
-"""A round with fewer bytes than this says more of the barrier's latency than of the link's rate: it counts only
-until another has sent more."""
-
-_RATE_ROUNDS = 2
-"""The slowest of so many rounds is what the last one is expected to reach: a limit is kept, or it is none."""
-
 _FOR_EVER_SECONDS = 1e9
-
-_HASHED_BYTES_PER_SECOND = 0.9e9
-"""One worker reading and hashing pages that did not change: 1 GiB took two of them 0.58 s."""
 
 
 class PreCopy:
@@ -72,8 +66,7 @@ class PreCopy:
         self._options = options
         self._observe = observer
         self._clock = clock
-        self._wire_rates: deque[float] = deque([0.0], maxlen=_RATE_ROUNDS)
-        self._rate_bytes = 0
+        self._wire_rate = WireRate()
         self._bytes_per_page = float(PAGE_SIZE)
 
     async def pre_copy(self) -> list[PageSet]:
@@ -130,11 +123,7 @@ class PreCopy:
         if not last:
             await self._conversation.barrier(self.round)
         seconds = self._clock() - began
-        if result.wire_bytes >= min(_RATE_BYTES, self._rate_bytes):
-            if self._rate_bytes < _RATE_BYTES:
-                self._wire_rates.clear()  # of rounds that were too small to count
-            self._wire_rates.append(result.wire_bytes / max(seconds, 1e-6))
-            self._rate_bytes = result.wire_bytes
+        self._wire_rate.after(result.wire_bytes, seconds)
         # Memory that was never used says nothing of the pages that are being written.
         counted = result.data_pages if self.round == 1 else result.pages
         if counted:
@@ -158,8 +147,8 @@ class PreCopy:
         self, pending: list[PageSet], result: RoundResult, *, scan_seconds: float, interval: float
     ) -> Measured:
         """What the last round and the scan behind it say; ``interval`` is the time since the scan before."""
-        fixed = _GUESSED_FIXED_SECONDS + self._guest.switch_seconds
-        rate = min(*self._wire_rates, self.tuning.bandwidth)
+        fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
+        rate = min(self._wire_rate.bytes_per_second, self.tuning.bandwidth)
         if self._guest.tracker.exact:
             pages, per_page = sum(map(len, pending)), self._bytes_per_page
         else:
@@ -173,9 +162,7 @@ class PreCopy:
 
     def _last_scan_seconds(self, pending: list[PageSet]) -> float:
         """Reading and hashing every candidate once, by all workers."""
-        return (
-            sum(map(len, pending)) * PAGE_SIZE / (_HASHED_BYTES_PER_SECOND * self._options.compress_workers)
-        )
+        return sum(map(len, pending)) * PAGE_SIZE / (HASHED_BYTES_PER_SECOND * self._options.compress_workers)
 
     async def _stalled(self, trend: Trend, expected: float, fixed: float) -> bool:
         """True to switch over now; False to go on with rounds, the guest slowed down."""
@@ -188,9 +175,8 @@ class PreCopy:
         if action is OnStall.SWITCH:
             return True
         if action is OnStall.THROTTLE and fixed <= self.tuning.downtime:
-            if self.throttled < _MOST_THROTTLE:
-                step = self.throttled + _THROTTLE_STEP if self.throttled else _FIRST_THROTTLE
-                self.throttled = min(step, _MOST_THROTTLE)
+            if self.throttled < MOST_THROTTLE:
+                self.throttled = next_throttle(self.throttled)
                 await in_thread(self._guest.throttle, self.throttled)
                 return False
             why += ", even with the guest slowed down by 99 %"

@@ -11,8 +11,10 @@ from migrated.engine.convergence import (
     Decision,
     Measured,
     Trend,
+    WireRate,
     decide,
     expected_downtime,
+    next_throttle,
 )
 
 LIMIT = 0.3
@@ -120,3 +122,34 @@ def test_the_best_is_within_noise_of_the_least(expectations: list[float]) -> Non
     for expected in expectations:
         trend = trend.after(expected)
     assert trend.best * 0.95 <= min(expectations) <= trend.best
+
+
+def test_the_slower_of_two_rounds_is_what_the_last_one_is_expected_to_reach() -> None:
+    rate = WireRate()
+    assert rate.bytes_per_second == 0
+    rate.after(10 << 20, 1.0)
+    assert rate.bytes_per_second == 10 << 20
+    rate.after(2 << 20, 0.5)
+    assert rate.bytes_per_second == 4 << 20
+    rate.after(20 << 20, 1.0)
+    rate.after(30 << 20, 1.0)
+    assert rate.bytes_per_second == 20 << 20
+
+
+def test_a_small_round_says_nothing_of_the_link_unless_there_is_no_other() -> None:
+    rate = WireRate()
+    rate.after(1000, 1.0)
+    assert rate.bytes_per_second == 1000
+    rate.after(8 << 20, 1.0)
+    assert rate.bytes_per_second == 8 << 20
+    rate.after(1000, 1.0)
+    assert rate.bytes_per_second == 8 << 20
+
+
+def test_a_guest_is_held_for_more_and_more_of_the_time() -> None:
+    steps = [0.0]
+    while steps[-1] < 0.99:
+        steps.append(next_throttle(steps[-1]))
+    assert steps[1] == 0.2
+    assert steps == sorted(set(steps))
+    assert next_throttle(0.99) == 0.99
