@@ -17,7 +17,7 @@ from migrated.bench.hosts import link, loopback, memory_folder
 from migrated.bench.service import Service
 from migrated.bench.vm.guests import KINDS, Guest
 from migrated.bench.vm.image import build
-from migrated.bench.vm.machine import QEMU, Spec, memory_for
+from migrated.bench.vm.machine import QEMU, Spec, words_against_lost_writes
 from migrated.bench.vm.measure import THERE, Scene, measure
 from migrated.bench.vm.plan import Step
 from migrated.bench.vm.results import Measurement, Results, key_of
@@ -100,9 +100,10 @@ def run(machinery: Machinery, steps: Sequence[Step], results: Results, tell: Tel
     image = build()
     for guest, of_guest in groupby(pending, key=lambda step: step.cell.guest):
         content = guest.disk()
-        words = f"fill={machinery.fill} {guest.words}"
+        more = words_against_lost_writes(qemu_version(), machinery.accelerator)
+        words = f"fill={machinery.fill} {guest.words} {more}"
         spec = Spec(
-            memory_for(machinery.memory, qemu_version(), machinery.accelerator),
+            machinery.memory,
             machinery.processors,
             image,
             words,
