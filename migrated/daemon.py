@@ -37,6 +37,7 @@ from migrated.net.this_host import this_host
 from migrated.outcomes import Outcomes
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import (
+    DELTA,
     Accept,
     BatchHeader,
     Commit,
@@ -276,6 +277,11 @@ class Daemon:
 
     async def _why_not(self, offer: Offer, entry: GuestEntry | None) -> Refuse | None:
         serve = self._settings.serve
+        stopping = Refuse(
+            "draining", "this destination is stopping", "use another one, or wait until it is back"
+        )
+        if self._draining:
+            return stopping
         if entry is None:
             return Refuse(
                 "guest-unknown",
@@ -292,9 +298,7 @@ class Daemon:
         seen = await self._outcomes.seen(offer.migration_id)
         undecided = await self._outcomes.undecided(offer.guest)
         if self._draining:
-            return Refuse(
-                "draining", "this destination is stopping", "use another one, or wait until it is back"
-            )
+            return stopping
         if seen:
             return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
         if offer.migration_id in self._taken.values():
@@ -331,7 +335,7 @@ class Daemon:
             batch_pages_max=serve.max_batch // PAGE_SIZE,
             decompress_workers=default_workers(serve.decompress_workers or 1, cores),
             decompress_workers_max=default_workers(serve.decompress_workers or cores, cores),
-            features=features,
+            features=(*features, DELTA),
             guests=tuple(f"{name} ({entry.kind})" for name, entry in sorted(self._settings.guests.items())),
         )
 
