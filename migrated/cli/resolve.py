@@ -18,7 +18,8 @@ EPILOG = example(
     "migrated resolve 3f2a --tries 1               asks once",
     "migrated resolve 3f2a --resume-here --fenced  the destination is lost for good, and switched off",
     "migrated resolve 3f2a --forget --fenced       there, when it is back: the guest goes on at its source",
-    codes="0 settled, 2 no such migration, 20 still unknown: no answer within --tries, or it cannot start the guest",
+    codes="0 settled, 2 no such migration, 4 settled, but the guest that was to go on here has ended, "
+    "20 still unknown: no answer within --tries, or the destination cannot start the guest",
 )
 
 
