@@ -1,12 +1,14 @@
 """How a batch's payload lies in its slot, and how it is read back without trusting it.
 
     offset 0                                                                payload_bytes
-    | blocks, or the raw pages | data runs | zero runs | block table |
+    | blocks, or the raw data | data runs | zero runs | delta map | bases' hash | block table |
 
 Runs are pairs of little-endian u32 (first page, pages); the block table is one u32 a block, its stored length.
-Data pages are concatenated in the runs' order and cut into blocks of ``BLOCK_BYTES`` (the last may be shorter); a
-block stored at its raw length is raw, and in a batch of the codec RAW every block is. The pages come first, so
-that raw pages are read from the guest straight into the slot, and written from it straight to their place.
+Data pages are concatenated in the runs' order, but those that the delta map names come last and as deltas (see
+:mod:`migrated.compression.delta`); a batch without any has no delta map. The data is cut into blocks of
+``BLOCK_BYTES`` (the last may be shorter); a block stored at its raw length is raw, and in a batch of the codec RAW
+every block is. The pages come first, so that raw pages are read from the guest straight into the slot, and written
+from it straight to their place.
 """
 
 from collections.abc import Sequence
@@ -17,15 +19,24 @@ from numpy.typing import NDArray
 
 from migrated.errors import IntegrityError
 from migrated.pages import Runs
-from migrated.protocol import BLOCK_BYTES
+from migrated.protocol import BLOCK_BYTES, data_size, delta_table_size
 
-__all__ = ["RAW", "Tables", "raw_lengths", "read_tables", "write_tables"]
+__all__ = ["RAW", "DeltaTable", "Tables", "raw_lengths", "read_tables", "write_tables"]
 
 RAW = "raw"
 """The codec name of batches whose pages travel as they are."""
 
 _RUN_BYTES = 8
 _LENGTH_BYTES = 4
+_MAP_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaTable:
+    """Which data pages travel as deltas, a truth value a page, and the hash that stands for all their bases."""
+
+    mask: NDArray[np.bool_]
+    bases: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,8 @@ class Tables:
     zero_runs: Runs
     block_lengths: Sequence[int]
     stored_bytes: int
+    data_bytes: int
+    deltas: DeltaTable | None
 
 
 def raw_lengths(size: int) -> list[int]:
@@ -44,13 +57,36 @@ def raw_lengths(size: int) -> list[int]:
     return [BLOCK_BYTES] * whole + ([rest] if rest else [])
 
 
-def write_tables(slot: memoryview, offset: int, data: Runs, zero: Runs, block_lengths: Sequence[int]) -> int:
+def write_tables(
+    slot: memoryview,
+    offset: int,
+    data: Runs,
+    zero: Runs,
+    block_lengths: Sequence[int],
+    deltas: DeltaTable | None = None,
+) -> int:
     """Write the tables behind the ``offset`` bytes of blocks; return the payload's length."""
-    tail = (
-        data.astype("<u4").tobytes() + zero.astype("<u4").tobytes() + np.array(block_lengths, "<u4").tobytes()
-    )
+    tail = data.astype("<u4").tobytes() + zero.astype("<u4").tobytes()
+    if deltas is not None:
+        tail += _pack_map(deltas.mask) + deltas.bases.to_bytes(8, "little")
+    tail += np.array(block_lengths, "<u4").tobytes()
     slot[offset : offset + len(tail)] = tail
     return offset + len(tail)
+
+
+def _pack_map(mask: NDArray[np.bool_]) -> bytes:
+    packed = np.packbits(mask, bitorder="little").tobytes()
+    return packed + bytes(-len(packed) % (_MAP_BITS // 8))
+
+
+def _read_deltas(table: memoryview, data_pages: int, delta_pages: int) -> DeltaTable | None:
+    if not delta_pages:
+        return None
+    bits = np.unpackbits(np.frombuffer(table[:-8], dtype=np.uint8), bitorder="little").view(np.bool_)
+    # A bit behind the last page names no page.
+    if int(np.count_nonzero(bits)) != delta_pages or bool(bits[data_pages:].any()):
+        raise IntegrityError(f"a batch declares {delta_pages} delta pages, its map names others")
+    return DeltaTable(bits[:data_pages], int.from_bytes(table[-8:], "little"))
 
 
 def _check_runs(runs: Runs, pages: int, region_pages: int, kind: str) -> None:
@@ -76,6 +112,8 @@ def read_tables(
     blocks: int,
     page_size: int,
     region_pages: int,
+    delta_pages: int = 0,
+    delta_words: int = 0,
 ) -> Tables:
     """Read and check the tables of ``payload`` against what the batch's header says.
 
@@ -83,18 +121,28 @@ def read_tables(
         IntegrityError: the header and the tables do not agree, or a run lies outside the region. Nothing
             has been written or decompressed then.
     """
-    tail = _RUN_BYTES * (data_runs + zero_runs) + _LENGTH_BYTES * blocks
+    runs_end = _RUN_BYTES * (data_runs + zero_runs)
+    deltas_end = runs_end + delta_table_size(data_pages, delta_pages)
+    tail = deltas_end + _LENGTH_BYTES * blocks
     stored = len(payload) - tail
     if stored < 0:
         raise IntegrityError(f"a batch of {len(payload)} bytes has no room for its tables of {tail} bytes")
-    words: NDArray[np.int64] = np.frombuffer(payload[stored:], dtype="<u4").astype(np.int64)
-    runs = words[: 2 * (data_runs + zero_runs)].reshape(-1, 2)
-    data, zero, lengths = runs[:data_runs], runs[data_runs:], words[2 * (data_runs + zero_runs) :]
+    tables = payload[stored:]
+    runs = _numbers(tables[:runs_end]).reshape(-1, 2)
+    data, zero, lengths = runs[:data_runs], runs[data_runs:], _numbers(tables[deltas_end:])
     _check_runs(data, data_pages, region_pages, "data")
     _check_runs(zero, zero_pages, region_pages, "zero")
-    raw = raw_lengths(data_pages * page_size)
+    deltas = _read_deltas(tables[runs_end:deltas_end], data_pages, delta_pages)
+    size = data_size(data_pages, delta_pages, delta_words, page_size)
+    if size > data_pages * page_size:
+        raise IntegrityError(f"a batch of {data_pages} pages declares {size} bytes of data")
+    raw = raw_lengths(size)
     if len(raw) != blocks:
         raise IntegrityError(f"a batch of {data_pages} pages declares {blocks} blocks")
     if int(lengths.sum()) != stored or bool((lengths > raw).any()) or bool((lengths < 1).any()):
         raise IntegrityError("a batch's block lengths do not add up to its payload")
-    return Tables(data, zero, [int(length) for length in lengths], stored)
+    return Tables(data, zero, [int(length) for length in lengths], stored, size, deltas)
+
+
+def _numbers(table: memoryview) -> NDArray[np.int64]:
+    return np.frombuffer(table, dtype="<u4").astype(np.int64)

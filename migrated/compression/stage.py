@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migrated.compression import worker
+from migrated.compression.delta_cache import cache_size
 from migrated.compression.digest import region_sum
 from migrated.errors import WorkerDiedError
 from migrated.memory.region import Region
@@ -58,10 +59,20 @@ def start_fork_server() -> None:
 
 
 class Stage:
-    """Started with :meth:`start`, ended with :meth:`close`; both may be awaited once."""
+    """Started with :meth:`start`, ended with :meth:`close`; both may be awaited once.
+
+    ``delta_cache`` bounds the bytes in which a source keeps pages as it sent them last; 0 sends no deltas.
+    """
 
     def __init__(
-        self, regions: Sequence[Region], *, workers: int, batch_pages: int, page_size: int, seed: int
+        self,
+        regions: Sequence[Region],
+        *,
+        workers: int,
+        batch_pages: int,
+        page_size: int,
+        seed: int,
+        delta_cache: int = 0,
     ) -> None:
         self.workers = workers
         self.slots = 2 * workers + _SPARE_SLOTS
@@ -71,6 +82,7 @@ class Stage:
         """The shared table of page terms of each region; a term of 0 is a page that is zero or was never sent."""
         self._regions = tuple(regions)
         self._batch_pages, self._page_size, self._seed = batch_pages, page_size, seed
+        self._delta_cache = cache_size(delta_cache, page_size)
         self._shared: list[SharedMemory] = []
         self._free: asyncio.Queue[int] = asyncio.Queue()
         for slot in range(self.slots):
@@ -116,6 +128,11 @@ class Stage:
         self._shared.append(arena)
         terms = SharedMemory(max(1, sum(pages)) * _TERM_BYTES, name="migrated-terms")
         self._shared.append(terms)
+        cache = None
+        if self._delta_cache:
+            # Not reserved: a guest that writes little will never use it.
+            cache = SharedMemory(self._delta_cache, name="migrated-deltas")
+            self._shared.append(cache)
         self._arena = arena.view
         words = np.frombuffer(terms.view, dtype=np.uint64)[: sum(pages)]
         self.terms = tuple(np.split(words, np.cumsum(pages)[:-1].tolist()))
@@ -127,6 +144,7 @@ class Stage:
             page_size=self._page_size,
             batch_pages=self._batch_pages,
             seed=self._seed,
+            delta_cache=cache,
         )
 
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:

@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 
 from migrated.compression import registry
 from migrated.compression.codec import Codec
+from migrated.compression.delta import bases_hash, read_deltas, write_deltas
+from migrated.compression.delta_cache import DeltaCache
+from migrated.compression.delta_source import DeltaSource
 from migrated.compression.digest import checksum, nonzero_pages, page_terms, region_sum
-from migrated.compression.layout import RAW, raw_lengths, read_tables, write_tables
+from migrated.compression.layout import RAW, DeltaTable, Tables, raw_lengths, read_tables, write_tables
 from migrated.compression.policy import Cost, Rung
 from migrated.errors import IntegrityError
 from migrated.memory.linux.heap import keep_large_blocks
@@ -53,7 +56,8 @@ takes 200 us to find out. Single pages of a block that compresses may be noise; 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What a migration's workers share. ``terms`` holds the tables of all regions, one behind the other."""
+    """What a migration's workers share. ``terms`` holds the tables of all regions, one behind the other;
+    ``delta_cache`` is for a source whose destination takes deltas."""
 
     arena: SharedMemory
     slot_bytes: int
@@ -62,11 +66,16 @@ class WorkerSetup:
     page_size: int
     batch_pages: int
     seed: int
+    delta_cache: SharedMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToPack:
-    """Read these pages of a region and leave them as a batch in ``slot``. ``runs`` is a Runs array's bytes."""
+    """Read these pages of a region and leave them as a batch in ``slot``. ``runs`` is a Runs array's bytes.
+
+    ``round`` is that of a batch whose pages may travel as deltas, from the second on; else 0. No page is packed
+    twice in a round, and what earlier rounds have packed is in place at the destination before this one is.
+    """
 
     region: int
     runs: bytes
@@ -74,12 +83,13 @@ class ToPack:
     codec: str
     level: int
     skip_unchanged: bool
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds, in all and for the
-    codec alone)."""
+    codec alone). ``data_bytes`` is what the codec was given: less than the data pages have, where some are deltas."""
 
     data_pages: int
     zero_pages: int
@@ -92,6 +102,9 @@ class Packed:
     codec: str
     cpu_seconds: float
     codec_seconds: float
+    data_bytes: int
+    delta_pages: int
+    delta_words: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +131,8 @@ class ToUnpack:
     data_runs: int
     zero_runs: int
     blocks: int
+    delta_pages: int = 0
+    delta_words: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +160,10 @@ class Worker:
         size = setup.batch_pages * setup.page_size
         self._read = memoryview(bytearray(size))
         self._kept = memoryview(bytearray(size))
+        self._deltas: DeltaSource | None = None
+        if setup.delta_cache is not None:
+            firsts = [0, *(int(end) for end in ends[:-1])]
+            self._deltas = DeltaSource(DeltaCache(setup.delta_cache, setup.page_size), firsts, self._hash)
         self._codecs: dict[tuple[str, int], Codec] = {}
         self._probe = registry.create(*_PROBE_CODEC)
         self._probed = memoryview(bytearray(_PROBE_ROOM))
@@ -176,12 +195,20 @@ class Worker:
         nonzero = nonzero_pages(pages)
         terms = np.zeros(len(numbers), dtype=np.uint64)
         terms[nonzero] = self._hash(self._select(pages, nonzero, data), numbers[nonzero], job.region)
-        changed = terms != table[numbers] if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
+        before = table[numbers]
+        changed = terms != before if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
         table[numbers] = terms
 
         travels = nonzero & changed
         data_pages = int(np.count_nonzero(travels))
-        kept = self._select(pages, travels, data)
+        found = None
+        if self._deltas is not None and job.round and data_pages:
+            found = self._deltas.find(pages, travels, numbers, before, region=job.region, round_=job.round)
+        kept = self._select(pages, travels if found is None else travels & ~found.mask, data)
+        if found is not None:
+            whole = len(kept)
+            kept = self._kept[: whole + found.deltas.size]
+            write_deltas(found.deltas, kept[whole:])
         if raw and kept is not data:
             slot[: len(kept)] = kept
         compressing = time.thread_time()
@@ -189,7 +216,10 @@ class Worker:
         compressed = time.thread_time()
         data_runs = runs_of_pages(numbers[travels])
         zero_runs = runs_of_pages(numbers[~nonzero & changed])
-        end = write_tables(slot, stored, data_runs, zero_runs, lengths)
+        table_of_deltas = (
+            DeltaTable(found.mask[travels], bases_hash(before[found.mask])) if found is not None else None
+        )
+        end = write_tables(slot, stored, data_runs, zero_runs, lengths, table_of_deltas)
         return Packed(
             data_pages=data_pages,
             zero_pages=int(zero_runs[:, 1].sum()),
@@ -202,6 +232,9 @@ class Worker:
             codec=job.codec if data_pages else RAW,
             cpu_seconds=time.thread_time() - began,
             codec_seconds=compressed - compressing,
+            data_bytes=len(kept),
+            delta_pages=len(found.deltas.counts) if found is not None else 0,
+            delta_words=len(found.deltas.words) if found is not None else 0,
         )
 
     def _words(self, data: memoryview) -> NDArray[np.uint64]:
@@ -292,8 +325,10 @@ class Worker:
             blocks=job.blocks,
             page_size=self._setup.page_size,
             region_pages=region.pages,
+            delta_pages=job.delta_pages,
+            delta_words=job.delta_words,
         )
-        size = job.data_pages * self._setup.page_size
+        size = tables.data_bytes
         if tables.stored_bytes == size:
             data = payload[:size]
         elif job.codec == RAW:
@@ -301,7 +336,7 @@ class Worker:
         else:
             data = self._read[:size]
             self._decompress(job, payload, tables.block_lengths, data)
-        self._place(job.region, data, tables.data_runs, tables.zero_runs)
+        self._place(job, data, tables)
         return Unpacked(job.data_pages, job.zero_pages, time.thread_time() - began)
 
     def _decompress(
@@ -318,19 +353,47 @@ class Worker:
                 codec.decompress_into(source, target)
             offset += length
 
-    def _place(self, index: int, data: memoryview, data_runs: Runs, zero_runs: Runs) -> None:
-        region = self._regions[index]
-        assert isinstance(region, FileRegion)
-        table = self._terms[index]
-        if len(data_runs):
-            numbers = pages_of_runs(data_runs)
-            region.write(data_runs, data)
-            table[numbers] = self._hash(data, numbers, index)
-        if len(zero_runs):
-            numbers = pages_of_runs(zero_runs)
+    def _place(self, job: ToUnpack, data: memoryview, tables: Tables) -> None:
+        numbers = pages_of_runs(tables.data_runs)
+        if tables.deltas is None:
+            self._write(job.region, tables.data_runs, numbers, data)
+        else:
+            changed, numbers = numbers[tables.deltas.mask], numbers[~tables.deltas.mask]
+            whole = len(numbers) * self._setup.page_size
+            patched = self._patched(job, changed, data[whole:], tables.deltas.bases)
+            self._write(job.region, runs_of_pages(numbers), numbers, data[:whole])
+            self._write(job.region, runs_of_pages(changed), changed, patched)
+        if len(tables.zero_runs):
+            region, table = self._target(job.region)
+            numbers = pages_of_runs(tables.zero_runs)
             # The region was empty before the first page: what never had a term is zero already.
             region.punch(runs_of_pages(numbers[table[numbers] != 0]))
             table[numbers] = 0
+
+    def _target(self, index: int) -> tuple[FileRegion, NDArray[np.uint64]]:
+        region = self._regions[index]
+        assert isinstance(region, FileRegion)
+        return region, self._terms[index]
+
+    def _write(self, index: int, runs: Runs, numbers: NDArray[np.int64], data: memoryview) -> None:
+        if len(numbers):
+            region, table = self._target(index)
+            region.write(runs, data)
+            table[numbers] = self._hash(data, numbers, index)
+
+    def _patched(self, job: ToUnpack, numbers: NDArray[np.int64], data: memoryview, bases: int) -> memoryview:
+        """The pages ``numbers`` as they are now, made of what is here and the deltas in ``data``."""
+        region, table = self._target(job.region)
+        deltas = read_deltas(data, len(numbers), job.delta_words, self._setup.page_size // 8)
+        if bases_hash(table[numbers]) != bases:
+            raise IntegrityError(
+                f"deltas of region {job.region} are not on the pages that are here",
+                "the guest goes on at the source; try again with --delta-cache 0, and report this with both logs",
+            )
+        pages = self._kept[: len(numbers) * self._setup.page_size]
+        region.read(runs_of_pages(numbers), pages)
+        deltas.apply(self._words(pages))
+        return pages
 
     def rehash(self, region: int, runs: bytes) -> int:
         """The sum of the terms of these pages as they are in memory now, modulo 2**64."""

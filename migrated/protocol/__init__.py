@@ -39,12 +39,15 @@ Modules, imports run downward: ``connection`` (bytes in, events out), ``states``
 
 from migrated.protocol.batch import (
     BLOCK_BYTES,
+    DELTA,
     FIRST_CODEC,
     HEADER_BYTES,
     RAW_CODEC,
     BatchHeader,
     BatchLimits,
     block_count,
+    data_size,
+    delta_table_size,
     max_payload,
 )
 from migrated.protocol.connection import READ_BYTES, Connection, LocalProtocolError
@@ -80,6 +83,7 @@ from migrated.protocol.states import FINAL_STATES, Role, State
 
 __all__ = [
     "BLOCK_BYTES",
+    "DELTA",
     "FINAL_STATES",
     "FIRST_CODEC",
     "HEADER_BYTES",
@@ -120,6 +124,8 @@ __all__ = [
     "State",
     "Support",
     "block_count",
+    "data_size",
+    "delta_table_size",
     "limits_of",
     "max_payload",
     "negotiate",

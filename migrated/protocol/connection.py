@@ -95,9 +95,7 @@ class Connection:
         if not self.finished and self._error is None:
             raise ConnectionLostError(
                 f"the {self.role.peer.value} closed the connection in the state {self.state}",
-                "its log says why"
-                if self._greeted
-                else "is it migrated that listens there?",
+                "its log says why" if self._greeted else "is it migrated that listens there?",
             )
 
     def next_event(self) -> Message | BatchHeader | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from migrated.errors import ProtocolError
-from migrated.protocol.batch import BatchLimits
+from migrated.protocol.batch import DELTA, BatchLimits
 from migrated.protocol.messages import Accept, Capabilities, Offer, Refuse
 
 __all__ = ["MIN_VERSION", "VERSION", "Support", "limits_of", "negotiate"]
@@ -126,6 +126,7 @@ def limits_of(offer: Offer, accept: Accept) -> BatchLimits:
         page_size=offer.page_size,
         region_pages=tuple(region.size_bytes // offer.page_size for region in offer.regions),
         codecs=len(accept.codecs),
+        deltas=DELTA in accept.features,
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrated.compression.layout import Tables, raw_lengths, read_tables, write_tables
+from migrated.compression.layout import DeltaTable, Tables, raw_lengths, read_tables, write_tables
 from migrated.errors import IntegrityError
 from migrated.pages import Runs, pages_of_runs
-from migrated.protocol import BLOCK_BYTES, BatchHeader, BatchLimits, max_payload
+from migrated.protocol import BLOCK_BYTES, BatchHeader, BatchLimits, data_size, max_payload
 
 PAGE = 4096
 REGION_PAGES = 300
@@ -206,7 +206,14 @@ def check(tables: Tables, said: dict[str, int]) -> None:
         assert len(pages) == count
         assert (np.diff(pages) > 0).all()
         assert len(pages) == 0 or (pages[0] >= 0 and pages[-1] < REGION_PAGES)
-    raw = raw_lengths(said["data_pages"] * PAGE)
+    deltas = said.get("delta_pages", 0)
+    size = data_size(said["data_pages"], deltas, said.get("delta_words", 0), PAGE)
+    assert tables.data_bytes == size <= said["data_pages"] * PAGE
+    assert (tables.deltas is None) == (deltas == 0)
+    if tables.deltas is not None:
+        assert tables.deltas.mask.shape == (said["data_pages"],)
+        assert np.count_nonzero(tables.deltas.mask) == deltas
+    raw = raw_lengths(size)
     assert len(tables.block_lengths) == len(raw)
     assert all(1 <= length <= most for length, most in zip(tables.block_lengths, raw, strict=True))
     assert sum(tables.block_lengths) == tables.stored_bytes
@@ -225,3 +232,95 @@ def test_what_is_written_is_within_the_limits_of_the_protocol(batch: tuple[Runs,
     )
     header.check(limits)
     assert len(payload) <= max_payload(REGION_PAGES, PAGE)
+
+
+@st.composite
+def delta_batches(draw: Any) -> tuple[memoryview, dict[str, int], DeltaTable, list[int]]:
+    """A payload some of whose data pages are deltas, what its header says, its delta table and block lengths."""
+    data, zero, _ = draw(batches())
+    pages = int(data[:, 1].sum())
+    mask = np.array(draw(st.lists(st.booleans(), min_size=pages, max_size=pages)), dtype=np.bool_)
+    deltas = int(np.count_nonzero(mask))
+    words = draw(st.integers(deltas, deltas * 409))
+    table = DeltaTable(mask, draw(st.integers(0, 2**64 - 1)))
+    raw = raw_lengths(data_size(pages, deltas, words, PAGE))
+    blocks = [draw(st.integers(1, length)) for length in raw]
+    slot = memoryview(bytearray(sum(blocks) + max_payload(pages + len(zero), PAGE)))
+    end = write_tables(slot, sum(blocks), data, zero, blocks, table if deltas else None)
+    said = counts(data, zero, blocks) | {"delta_pages": deltas, "delta_words": words}
+    return slot[:end], said, table, blocks
+
+
+@given(delta_batches())
+def test_what_is_written_of_deltas_is_read_and_within_the_limits_of_the_protocol(
+    batch: tuple[memoryview, dict[str, int], DeltaTable, list[int]],
+) -> None:
+    payload, said, table, blocks = batch
+    tables = read(payload, said)
+    check(tables, said)
+    assert list(tables.block_lengths) == blocks
+    if said["delta_pages"]:
+        assert tables.deltas is not None
+        assert np.array_equal(tables.deltas.mask, table.mask)
+        assert tables.deltas.bases == table.bases
+    else:
+        assert tables.deltas is None
+    if said["data_pages"] + said["zero_pages"]:
+        limits = BatchLimits(REGION_PAGES, PAGE, (REGION_PAGES,), codecs=1, deltas=True)
+        header = BatchHeader(
+            round=2, sequence=1, region=0, codec=2, level=1, payload_bytes=len(payload), checksum=0, **said
+        )
+        header.check(limits)
+
+
+@given(delta_batches(), st.data())
+def test_deltas_with_lies_are_refused_or_still_consistent(
+    batch: tuple[memoryview, dict[str, int], DeltaTable, list[int]], data: st.DataObject
+) -> None:
+    payload, said, _, blocks = batch
+    name = data.draw(st.sampled_from([None, *said]))
+    if name is not None:
+        said[name] = data.draw(NUMBERS) % (1 << 20)
+    for _ in range(data.draw(st.integers(0 if name else 1, 2))):
+        if len(payload) > sum(blocks):
+            payload[data.draw(st.integers(sum(blocks), len(payload) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        tables = read(payload, said)
+    except IntegrityError:
+        return
+    check(tables, said)
+
+
+def delta_batch(mask: list[bool], words: int) -> tuple[memoryview, dict[str, int]]:
+    """A batch of so many data pages from page 0 on."""
+    data, zero = runs((0, len(mask))), runs()
+    size = data_size(len(mask), sum(mask), words, PAGE)
+    slot = memoryview(bytearray(100))
+    end = write_tables(slot, 5, data, zero, [5], DeltaTable(np.array(mask), 77))
+    assert size <= BLOCK_BYTES
+    return slot[:end], counts(data, zero, [5]) | {"delta_pages": sum(mask), "delta_words": words}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"delta_pages": 0}, "a batch's"),
+        ({"delta_pages": 1}, "its map names others"),
+        ({"delta_pages": 3}, "its map names others"),
+        ({"delta_pages": 0, "delta_words": 0}, "a batch's"),
+        ({"delta_words": 819}, "declares 12290 bytes"),
+        ({"delta_words": 2**32 - 1}, "declares"),
+    ],
+)
+def test_a_header_that_says_something_else_of_deltas_is_refused(said: dict[str, int], why: str) -> None:
+    payload, good = delta_batch([True, False, True], 3)
+    read(payload, good)
+    with pytest.raises(IntegrityError, match=why):
+        read(payload, good | said)
+
+
+def test_a_delta_map_names_no_page_behind_the_last() -> None:
+    payload, good = delta_batch([True, False, True], 3)
+    payload[5 + 8] = 0b1001  # the map is behind 5 bytes of data and one run
+    with pytest.raises(IntegrityError, match="its map names others"):
+        read(payload, good)

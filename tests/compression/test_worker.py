@@ -1,7 +1,6 @@
 """A worker's functions, called in this process: pages into a slot, and out of it."""
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,65 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from worker_sides import BATCH, CODECS, PAGE, PAGES, SLOT, Side, move, pack, page, run, to_unpack
 
 from migrated.compression import worker
 from migrated.compression.digest import region_sum
 from migrated.compression.layout import RAW
-from migrated.compression.worker import Packed, ToPack, ToUnpack, Worker, WorkerSetup
+from migrated.compression.worker import ToUnpack
 from migrated.errors import IntegrityError
-from migrated.memory.region import FileRegion
 from migrated.memory.shared import SharedMemory
-from migrated.pages import PageSet, Runs
-from migrated.protocol import max_payload
-
-PAGE = 4096
-PAGES = 200
-BATCH = 128
-SLOT = -(-max_payload(BATCH, PAGE) // PAGE) * PAGE
-SEED = 2**64 - 7
-CODECS = (RAW, "lz4", "zstd", "snappy", "zlib")
-
-
-class Side:
-    """One worker with two regions of its own, of which the second is used."""
-
-    def __init__(self, folder: Path, name: str, arena: SharedMemory) -> None:
-        self.path = folder / name
-        self.regions = [self._region(folder / f"{name}-other", 3), self._region(self.path, PAGES)]
-        self.table = SharedMemory((PAGES + 3) * 8)
-        setup = WorkerSetup(
-            arena=arena,
-            slot_bytes=SLOT,
-            terms=self.table,
-            regions=tuple(region.spec() for region in self.regions),
-            page_size=PAGE,
-            batch_pages=BATCH,
-            seed=SEED,
-        )
-        self.worker = Worker(setup)
-
-    def _region(self, path: Path, pages: int) -> FileRegion:
-        with path.open("wb") as file:
-            file.truncate(pages * PAGE)
-        return FileRegion(path, writable=True)
-
-    def write(self, page: int, data: bytes) -> None:
-        with self.path.open("r+b") as file:
-            file.seek(page * PAGE)
-            file.write(data)
-
-    @property
-    def terms(self) -> list[int]:
-        return np.frombuffer(self.table.view, dtype=np.uint64)[3:].tolist()
-
-    def empty(self) -> None:
-        """As before the first page."""
-        self.regions[1].punch(np.array([[0, PAGES]]))
-        np.frombuffer(self.table.view, dtype=np.uint64)[:] = 0
-
-    def close(self) -> None:
-        for region in (*self.regions, *self.worker._regions):
-            region.close()
+from migrated.pages import PageSet
 
 
 @pytest.fixture
@@ -88,48 +37,6 @@ def target(tmp_path: Path, arena: SharedMemory) -> Iterator[Side]:
     side = Side(tmp_path, "target", arena)
     yield side
     side.close()
-
-
-def pack(side: Side, runs: Runs, codec: str = "lz4", *, skip: bool = False, slot: int = 1) -> Packed:
-    level = 0 if codec == RAW else 1
-    return side.worker.pack(ToPack(1, runs.astype(np.int64).tobytes(), slot, codec, level, skip))
-
-
-def to_unpack(packed: Packed, slot: int = 1) -> ToUnpack:
-    """The job that a header of ``packed`` makes at the destination."""
-    same = (
-        "payload_bytes",
-        "checksum",
-        "codec",
-        "data_pages",
-        "zero_pages",
-        "data_runs",
-        "zero_runs",
-        "blocks",
-    )
-    return ToUnpack(region=1, slot=slot, level=1, **{name: getattr(packed, name) for name in same})
-
-
-def move(source: Side, target: Side, runs: Runs, codec: str, *, skip: bool) -> Packed:
-    packed = pack(source, runs, codec, skip=skip)
-    if packed.data_pages or packed.zero_pages:
-        target.worker.unpack(to_unpack(packed))
-    return packed
-
-
-def page(kind: str) -> bytes:
-    match kind:
-        case "zero":
-            return bytes(PAGE)
-        case "noise":
-            return os.urandom(PAGE)
-        case "late":
-            return bytes(PAGE - 1) + b"x"
-    return (kind.encode() * PAGE)[:PAGE]
-
-
-def run(*pairs: tuple[int, int]) -> Runs:
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -11,6 +11,9 @@ from migrated.protocol.batch import (
     BatchHeader,
     BatchLimits,
     block_count,
+    data_size,
+    delta_table_size,
+    max_payload,
 )
 
 U32 = st.integers(0, (1 << 32) - 1)
@@ -28,6 +31,8 @@ HEADERS = st.builds(
     blocks=U32,
     payload_bytes=U32,
     checksum=st.integers(0, (1 << 64) - 1),
+    delta_pages=U32,
+    delta_words=U32,
 )
 LIMITS = st.builds(
     BatchLimits,
@@ -35,6 +40,7 @@ LIMITS = st.builds(
     page_size=st.sampled_from([4096, 65536]),
     region_pages=st.lists(st.integers(1, 1 << 20), min_size=1, max_size=3).map(tuple),
     codecs=st.integers(0, 4),
+    deltas=st.booleans(),
 )
 
 
@@ -49,7 +55,10 @@ def good_batches(draw: st.DrawFn) -> tuple[BatchLimits, BatchHeader]:
     data_runs = draw(st.integers(min(1, data_pages), data_pages))
     zero_runs = draw(st.integers(min(1, zero_pages), zero_pages))
     codec = draw(st.integers(RAW_CODEC, RAW_CODEC + limits.codecs))
-    data_bytes = data_pages * limits.page_size
+    delta_pages = draw(st.integers(0, data_pages if limits.deltas else 0))
+    most = (delta_pages * limits.page_size - 2 * delta_pages) // 10
+    delta_words = draw(st.integers(delta_pages, most))
+    data_bytes = data_size(data_pages, delta_pages, delta_words, limits.page_size)
     blocks = block_count(data_bytes)
     stored = data_bytes if codec == RAW_CODEC else draw(st.integers(blocks, data_bytes))
     return limits, BatchHeader(
@@ -63,15 +72,20 @@ def good_batches(draw: st.DrawFn) -> tuple[BatchLimits, BatchHeader]:
         data_runs=data_runs,
         zero_runs=zero_runs,
         blocks=blocks,
-        payload_bytes=8 * (data_runs + zero_runs) + 4 * blocks + stored,
+        payload_bytes=8 * (data_runs + zero_runs)
+        + delta_table_size(data_pages, delta_pages)
+        + 4 * blocks
+        + stored,
         checksum=draw(st.integers(0, (1 << 64) - 1)),
+        delta_pages=delta_pages,
+        delta_words=delta_words,
     )
 
 
 @given(HEADERS)
 def test_headers_round_trip(header: BatchHeader) -> None:
     packed = header.pack()
-    assert len(packed) == HEADER_BYTES <= 48
+    assert len(packed) == HEADER_BYTES <= 64
     assert BatchHeader.unpack(packed + b"behind") == header
     assert BatchHeader.unpack(memoryview(packed)) == header
 
@@ -94,6 +108,7 @@ def test_no_header_goes_beyond_the_limits(header: BatchHeader, limits: BatchLimi
     assert header.data_pages <= limits.batch_pages
     assert header.data_pages + header.zero_pages <= limits.region_pages[header.region]
     assert header.payload_bytes <= limits.max_payload
+    assert header.delta_pages <= header.data_pages
 
 
 @given(good_batches(), st.data())
@@ -109,6 +124,8 @@ def test_a_changed_number_never_asks_for_more(
         return
     assert changed.data_pages <= limits.batch_pages
     assert changed.payload_bytes <= limits.max_payload
+    size = data_size(changed.data_pages, changed.delta_pages, changed.delta_words, limits.page_size)
+    assert 0 <= size <= changed.data_pages * limits.page_size
 
 
 @pytest.mark.parametrize(
@@ -146,11 +163,65 @@ def test_check_names_what_is_wrong(
         dataclasses.replace(header, **change).check(limits)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"delta_pages": 0},
+        {"delta_pages": 4},
+        {"delta_words": 0},
+        {"delta_words": 1},
+        {"delta_words": 819},
+        {"delta_words": (1 << 32) - 1},
+        {"delta_pages": (1 << 32) - 1, "delta_words": (1 << 32) - 1},
+    ],
+)
+def test_deltas_that_cannot_be_are_refused(
+    header: BatchHeader, limits: BatchLimits, change: dict[str, int]
+) -> None:
+    limits = dataclasses.replace(limits, deltas=True)
+    tables = 3 * 8 + 12 + 4
+    good = dataclasses.replace(header, delta_pages=2, delta_words=5, payload_bytes=tables + 1)
+    good.check(limits)
+    dataclasses.replace(good, delta_words=818).check(limits)  # 8,184 of 8,192 bytes
+    with pytest.raises(ValueError, match="delta pages of 3"):
+        dataclasses.replace(good, **change).check(limits)
+
+
+def test_deltas_have_to_be_agreed_on(header: BatchHeader, limits: BatchLimits) -> None:
+    deltas = dataclasses.replace(header, delta_pages=2, delta_words=5, payload_bytes=3 * 8 + 12 + 4 + 1)
+    deltas.check(dataclasses.replace(limits, deltas=True))
+    with pytest.raises(ValueError, match="not agreed on"):
+        deltas.check(limits)
+
+
+def test_words_of_a_delta_have_16_bits_for_their_place(header: BatchHeader) -> None:
+    for size, fits in ((256 << 10, True), (512 << 10, False)):
+        limits = BatchLimits(batch_pages=64, page_size=size, region_pages=(256,), codecs=1, deltas=True)
+        blocks = block_count(data_size(3, 2, 5, size))
+        batch = dataclasses.replace(
+            header, delta_pages=2, delta_words=5, blocks=blocks, payload_bytes=3 * 8 + 12 + 5 * blocks
+        )
+        if fits:
+            batch.check(limits)
+        else:
+            with pytest.raises(ValueError, match="delta pages"):
+                batch.check(limits)
+
+
+def test_a_slot_holds_the_largest_batch_of_deltas() -> None:
+    pages = 1000
+    runs, table, blocks = 8 * pages, delta_table_size(pages, pages), 4 * block_count(pages * 4096)
+    assert max_payload(pages, 4096) == pages * 4096 + runs + table + blocks
+
+
 def test_zero_pages_count_towards_the_batch(header: BatchHeader) -> None:
     limits = BatchLimits(batch_pages=64, page_size=4096, region_pages=(1 << 20,), codecs=1)
     data_pages = header.data_pages
     most = dataclasses.replace(
-        header, zero_pages=64 - data_pages, zero_runs=1, payload_bytes=header.payload_bytes + 8 * (1 - header.zero_runs)
+        header,
+        zero_pages=64 - data_pages,
+        zero_runs=1,
+        payload_bytes=header.payload_bytes + 8 * (1 - header.zero_runs),
     )
     most.check(limits)
     with pytest.raises(ValueError, match="were agreed on"):

@@ -377,9 +377,9 @@ def test_batch_before_limits_were_agreed_on_is_an_error() -> None:
         (FRAME.pack(Ping.type_id, 0, 0, 0), "Ping of 0 bytes"),
         (FRAME.pack(Cancel.type_id, 0, 0, Cancel.body_limit + 1), "Cancel of 32769 bytes, 1 to 32768"),
         (FRAME.pack(RoundEnd.type_id, 0, 0, (1 << 32) - 1), "RoundEnd of 4294967295 bytes"),
-        (FRAME.pack(BATCH_TYPE, 0, 0, HEADER_BYTES - 1), "BatchHeader of 43 bytes"),
+        (FRAME.pack(BATCH_TYPE, 0, 0, HEADER_BYTES - 1), "BatchHeader of 51 bytes"),
         (FRAME.pack(BATCH_TYPE, 0, 0, HEADER_BYTES + LIMITS.max_payload + 1), "BatchHeader of"),
-        (FRAME.pack(BATCH_TYPE, 0, 0, HEADER_BYTES + 61) + BATCHES[0][0].pack(), "a batch of 105 bytes has"),
+        (FRAME.pack(BATCH_TYPE, 0, 0, HEADER_BYTES + 61) + BATCHES[0][0].pack(), "a batch of 113 bytes has"),
         (
             FRAME.pack(BATCH_TYPE, 0, 0, HEADER_BYTES + 60) + bytes(HEADER_BYTES),
             "batch header is wrong: round 0",

