@@ -272,8 +272,12 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         ("normal", f"{value('sent_pages')} pages" if value("sent_pages") is not None else ""),
         ("duplicate", f"{value('zero_pages')} pages (all zero)" if value("zero_pages") is not None else ""),
         ("unchanged", f"{value('unchanged_pages')} pages" if value("unchanged_pages") is not None else ""),
+        ("deltas", f"{value('delta_pages')} of the normal pages" if value("delta_pages") else ""),
         ("page size", format_size(size) if size else ""),
-        ("compression", packing(str(value("codec")), value("level") or 0, {}) if value("codec") and sends else ""),
+        (
+            "compression",
+            packing(str(value("codec")), value("level") or 0, {}) if value("codec") and sends else "",
+        ),
         ("by codec", per_codec),
         ("workers", str(value("workers") or "")),
         ("dirty tracking", str(value("tracker") or "")),

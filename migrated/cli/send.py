@@ -130,6 +130,15 @@ def send(
     batch_size: Annotated[
         str | None, _option("--batch-size", metavar="SIZE", help="Memory a batch, as in 4MiB.", panel=_PAGES)
     ] = None,
+    delta_cache: Annotated[
+        str | None,
+        _option(
+            "--delta-cache",
+            metavar="SIZE",
+            help="Memory for pages as sent last: of those only changes are sent again. 0: never.",
+            panel=_PAGES,
+        ),
+    ] = None,
     downtime: Annotated[
         str | None,
         _option("--downtime", metavar="TIME", help="How long it may be paused, as in 300ms.", panel=_ROUNDS),
@@ -179,6 +188,7 @@ def send(
         "compress_workers": compress_workers,
         "decompress_workers": decompress_workers,
         "batch_size": batch_size,
+        "delta_cache": delta_cache,
         "downtime": downtime,
         "max_rounds": max_rounds,
         "on_stall": on_stall,

@@ -28,6 +28,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("normal", f"{normal} pages ({format_size(normal * report.page_size)})"),
         ("duplicate", f"{report.zero_pages} pages (all zero, sent as runs)"),
         ("unchanged", f"{report.unchanged_pages} pages (looked at, not sent)"),
+        *_deltas(report),
         ("compression", _compression(report)),
         ("rounds", str(report.rounds)),
         ("dirty tracking", report.tracker),
@@ -49,6 +50,12 @@ def _parts(report: Report) -> str:
 
 def _kbytes(size: int) -> str:
     return f"{size // 1024} kbytes ({format_size(size)})"
+
+
+def _deltas(report: Report) -> list[tuple[str, str]]:
+    if not report.delta_pages:
+        return []
+    return [("deltas", f"{report.delta_pages} of the normal pages (only what had changed was sent)")]
 
 
 def _compression(report: Report) -> str:

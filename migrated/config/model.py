@@ -166,6 +166,12 @@ class SendSettings(_Section):
     batch_size: Annotated[Size, AfterValidator(_whole_pages)] = Field(
         default=4 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
     )
+    delta_cache: Size = Field(
+        default=64 << 20,
+        ge=0,
+        le=64 << 30,
+        description="a size as in 64MiB, at most 64GiB, or 0 for no deltas",
+    )
     bandwidth: Rate = Field(
         default=math.inf,
         ge=SLOWEST_RATE,

@@ -88,7 +88,8 @@ class BatchMoved:
     """A batch was given to the network (source) or put in place (destination).
 
     ``why`` is what the choice of codec and level followed from, as in :class:`migrated.compression.policy.Why`;
-    the destination does not know it.
+    the destination does not know it. ``delta_pages`` of the data pages travelled as what had changed in them, which
+    made ``saved_bytes`` less to compress and send.
     """
 
     codec: str
@@ -100,6 +101,8 @@ class BatchMoved:
     cpu_seconds: float
     level: int = 0
     why: str = ""
+    delta_pages: int = 0
+    saved_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,7 @@ class Report:
     digest: str
     moved: bool = True
     raw_bytes_by_codec: dict[str, int] = field(default_factory=dict)
+    delta_pages: int = 0
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -54,7 +54,8 @@ class Verify(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """What one migration was asked to do. ``codecs`` are those this side offers, with their levels."""
+    """What one migration was asked to do. ``codecs`` are those this side offers, with their levels;
+    ``delta_cache`` is how many bytes of pages as sent last it may keep, 0 for no deltas."""
 
     guest_name: str
     codecs: dict[str, tuple[int, ...]]
@@ -66,3 +67,4 @@ class SendOptions:
     verify: Verify
     commit_timeout: float
     destination: str
+    delta_cache: int = 0

@@ -50,6 +50,7 @@ class Progress:
     sent_pages: int = 0
     zero_pages: int = 0
     unchanged_pages: int = 0
+    delta_pages: int = 0
     raw_bytes: int = 0
     wire_bytes: int = 0
     wire_bytes_per_second: float = 0.0
@@ -139,6 +140,7 @@ class Tally:
         shown.sent_pages += event.data_pages
         shown.zero_pages += event.zero_pages
         shown.unchanged_pages += event.unchanged_pages
+        shown.delta_pages += event.delta_pages
         shown.raw_bytes += event.raw_bytes
         shown.wire_bytes += event.wire_bytes
         shown.round_pages_done += pages

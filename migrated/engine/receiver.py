@@ -45,6 +45,7 @@ from migrated.errors import (
 )
 from migrated.guests.base import TargetGuest
 from migrated.protocol import (
+    DELTA,
     RAW_CODEC,
     Aborted,
     Accept,
@@ -66,6 +67,7 @@ from migrated.protocol import (
     RoundDone,
     RoundEnd,
     Running,
+    data_size,
 )
 
 __all__ = ["THIS_SIDE", "Receiver"]
@@ -187,6 +189,7 @@ class Receiver:
                 page_size=self._offer.page_size,
                 region_pages=tuple(region.pages for region in self._target.regions),
                 codecs=len(self._accept.codecs),
+                deltas=DELTA in self._accept.features,
             )
         )
         await self._channel.send(self._accept)
@@ -290,6 +293,8 @@ class Receiver:
             data_runs=header.data_runs,
             zero_runs=header.zero_runs,
             blocks=header.blocks,
+            delta_pages=header.delta_pages,
+            delta_words=header.delta_words,
         )
         try:
             placed = await self._stage.run(worker.unpack, job)
@@ -302,7 +307,9 @@ class Receiver:
             return
         finally:
             self._stage.give_slot(slot)
-        raw_bytes = header.data_pages * self._offer.page_size
+        page_size = self._offer.page_size
+        raw_bytes = header.data_pages * page_size
+        data_bytes = data_size(header.data_pages, header.delta_pages, header.delta_words, page_size)
         self._raw_bytes += raw_bytes
         self._batches += 1
         self._round_pages += header.data_pages
@@ -317,6 +324,8 @@ class Receiver:
                 header.payload_bytes,
                 placed.cpu_seconds,
                 header.level,
+                delta_pages=header.delta_pages,
+                saved_bytes=raw_bytes - data_bytes,
             )
         )
         now = self._clock()
@@ -503,6 +512,7 @@ class Receiver:
             unchanged_pages=0,
             raw_bytes=shown.raw_bytes,
             raw_bytes_by_codec=dict(shown.raw_bytes_by_codec),
+            delta_pages=shown.delta_pages,
             wire_bytes=self._channel.received_bytes,
             codec=shown.codec,
             level=0,

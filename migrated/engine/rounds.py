@@ -153,11 +153,23 @@ class Pusher:
     async def _batch(self, number: int, region: int, runs: Runs, slot: int, *, first: bool) -> RoundResult:
         choice = self._choose()
         codec, level = choice.rung.codec, choice.rung.level
+        # Raw, a delta takes the workers more time than the page, so only the link's rate is a reason for it.
+        deltas = not first and (codec != RAW or self._waiting > 0)
         packed = await self._stage.run(
-            worker.pack, worker.ToPack(region, runs.tobytes(), slot, codec, level, skip_unchanged=not first)
+            worker.pack,
+            worker.ToPack(
+                region,
+                runs.tobytes(),
+                slot,
+                codec,
+                level,
+                skip_unchanged=not first,
+                round=number if deltas else 0,
+            ),
         )
         raw_bytes = packed.data_pages * self._page_size
-        self._auto.packed(choice.rung, raw_bytes, packed.payload_bytes, packed.codec_seconds)
+        if 2 * packed.data_bytes >= raw_bytes:  # else the runs are most of it, and say nothing of the codec
+            self._auto.packed(choice.rung, packed.data_bytes, packed.payload_bytes, packed.codec_seconds)
         pages = packed.data_pages + packed.zero_pages + packed.unchanged_pages
         wire_bytes = 0
         if packed.data_pages or packed.zero_pages:
@@ -178,6 +190,8 @@ class Pusher:
                     blocks=packed.blocks,
                     payload_bytes=packed.payload_bytes,
                     checksum=packed.checksum,
+                    delta_pages=packed.delta_pages,
+                    delta_words=packed.delta_words,
                 )
                 before = self._channel.sent_bytes
                 await self._channel.send_batch(header, self._stage.view(slot, packed.payload_bytes))
@@ -194,6 +208,8 @@ class Pusher:
                 packed.cpu_seconds,
                 level if packed.codec != RAW else 0,
                 choice.why,
+                packed.delta_pages,
+                raw_bytes - packed.data_bytes,
             )
         )
         return RoundResult(packed.data_pages, pages, 1 if wire_bytes else 0, wire_bytes)

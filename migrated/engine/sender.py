@@ -44,6 +44,7 @@ from migrated.errors import (
 from migrated.guests.base import SourceGuest
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import (
+    DELTA,
     MIN_VERSION,
     VERSION,
     Aborted,
@@ -214,7 +215,7 @@ class Sender:
             digest_seed=self._seed,
             decompress_workers=options.decompress_workers,
             verify_full=options.verify is Verify.FULL,
-            features=(STARTS_GUEST,),
+            features=(STARTS_GUEST, DELTA) if options.delta_cache else (STARTS_GUEST,),
             sender=f"migrated {__version__}",
             facts=tuple(guest.facts.items()),
         )
@@ -276,6 +277,7 @@ class Sender:
             batch_pages=accept.batch_pages,
             page_size=PAGE_SIZE,
             seed=self._seed,
+            delta_cache=options.delta_cache if DELTA in accept.features else 0,
         )
         await self._stage.start()
         codec, level = self.tuning.shown
@@ -375,6 +377,7 @@ class Sender:
             unchanged_pages=shown.unchanged_pages,
             raw_bytes=shown.raw_bytes,
             raw_bytes_by_codec=dict(shown.raw_bytes_by_codec),
+            delta_pages=shown.delta_pages,
             wire_bytes=self._channel.sent_bytes,
             codec=self.tuning.shown[0],
             level=self.tuning.shown[1],

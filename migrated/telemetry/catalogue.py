@@ -112,6 +112,12 @@ METRICS = (
     _counter(
         "wire_bytes", "What those pages took on the wire with their headers, by codec.", "role", "codec"
     ),
+    _counter("delta_pages", "Pages sent with data of which only what had changed was sent.", "role"),
+    _counter(
+        "delta_saved_bytes",
+        "What need not be compressed and sent because of that, before compression.",
+        "role",
+    ),
     _counter(
         "codec_choices",
         "Batches with data, by codec and level and by what the source saw when it chose them (fixed: it was told "

@@ -75,6 +75,8 @@ class Metrics:
         self.pages = self._counter("pages_total")
         self.raw_bytes = self._counter("raw_bytes_total")
         self.wire_bytes = self._counter("wire_bytes_total")
+        self.delta_pages = self._counter("delta_pages_total")
+        self.delta_saved_bytes = self._counter("delta_saved_bytes_total")
         self.codec_choices = self._counter("codec_choices_total")
         self.worker_cpu = self._counter("worker_cpu_seconds_total")
         self.dropped_connections = self._counter("dropped_connections_total")
@@ -115,7 +117,14 @@ class Metrics:
             for metric, words in by_role:
                 for word in words:
                     metric.labels(role, word)
-            for metric in (self.rounds, self.worker_cpu, self.downtime, self.duration):
+            for metric in (
+                self.rounds,
+                self.delta_pages,
+                self.delta_saved_bytes,
+                self.worker_cpu,
+                self.downtime,
+                self.duration,
+            ):
                 metric.labels(role)
 
     def observer(self, role: Role) -> "MigrationObserver":
@@ -209,6 +218,9 @@ class MigrationObserver:
         if event.data_pages:
             self._data(event.data_pages)
             self._metrics.codec_choices.labels(self.role, event.codec, event.level, event.why).inc()
+        if event.delta_pages:
+            self._metrics.delta_pages.labels(self.role).inc(event.delta_pages)
+            self._metrics.delta_saved_bytes.labels(self.role).inc(event.saved_bytes)
         if event.zero_pages:
             self._zero(event.zero_pages)
         if event.unchanged_pages:
