@@ -277,10 +277,7 @@ class Daemon:
 
     async def _why_not(self, offer: Offer, entry: GuestEntry | None) -> Refuse | None:
         serve = self._settings.serve
-        stopping = Refuse(
-            "draining", "this destination is stopping", "use another one, or wait until it is back"
-        )
-        if self._draining:
+        if (stopping := self._stopping()) is not None:
             return stopping
         if entry is None:
             return Refuse(
@@ -297,7 +294,7 @@ class Daemon:
         # All that awaits comes first: what is found below still holds when the guest's name is taken.
         seen = await self._outcomes.seen(offer.migration_id)
         undecided = await self._outcomes.undecided(offer.guest)
-        if self._draining:
+        if (stopping := self._stopping()) is not None:
             return stopping
         if seen:
             return Refuse("duplicate", f"migration {offer.migration_id} was here before", "start a new one")
@@ -323,6 +320,11 @@ class Daemon:
                 "try again later, or raise max_migrations",
             )
         return None
+
+    def _stopping(self) -> Refuse | None:
+        if not self._draining:
+            return None
+        return Refuse("draining", "this destination is stopping", "use another one, or wait until it is back")
 
     def _support(self, features: tuple[str, ...]) -> Support:
         serve = self._settings.serve
