@@ -16,7 +16,7 @@ from migrated.engine.ports import Channel
 from migrated.pages import PageSet, Runs, pages_of_runs, runs_of_pages
 from migrated.protocol import RAW_CODEC, BatchHeader
 
-__all__ = ["Pusher", "RoundResult", "Tuning"]
+__all__ = ["Pusher", "RoundResult", "Tuning", "batch_limit"]
 
 _SHARE = 4
 """Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
@@ -64,6 +64,11 @@ class RoundResult:
     wire_bytes: int
 
 
+def batch_limit(pages: int, workers: int, batch_pages: int) -> int:
+    """The pages of a batch in a round of so many: at most ``batch_pages``, fewer in a short round."""
+    return min(batch_pages, max(_SMALLEST_BATCH, pages // (workers * _SHARE)))
+
+
 class Pusher:
     """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers;
     ``destination_busy`` tells the share of time for which batches waited for its workers."""
@@ -98,8 +103,7 @@ class Pusher:
         self._primed = False
 
     def _cut(self, dirty: Sequence[PageSet]) -> Iterator[tuple[int, Runs]]:
-        share = sum(map(len, dirty)) // (self._stage.workers * _SHARE)
-        limit = min(self._batch_pages, max(_SMALLEST_BATCH, share))
+        limit = batch_limit(sum(map(len, dirty)), self._stage.workers, self._batch_pages)
         for region, pages in enumerate(dirty):
             for runs in pages.batches(limit):
                 yield region, runs

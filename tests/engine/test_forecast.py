@@ -1,0 +1,249 @@
+"""What a migration would take: rounds played through with what was measured."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrated.compression.policy import NONE, Rung
+from migrated.engine.convergence import GUESSED_FIXED_SECONDS
+from migrated.engine.forecast import Forecast, Hosts, Job, Limit, Memory, PageCost, auto_mix, predict
+from migrated.engine.options import OnStall
+from migrated.engine.writing import Writing
+from migrated.pages import PAGE_SIZE
+
+LZ4, ZSTD = Rung("lz4", 1), Rung("zstd", 1)
+GIGABIT = 125e6
+PAGES = (512 << 20) // PAGE_SIZE
+IDLE = Writing((), PAGES)
+
+MEMORY = Memory(
+    1.0,
+    {NONE: PageCost(3e-6, 4100, 4e-6), LZ4: PageCost(12e-6, 2050, 7e-6), ZSTD: PageCost(18e-6, 1640, 10e-6)},
+)
+HOSTS = Hosts(
+    link=GIGABIT,
+    round_trip=0.0005,
+    sending=0.4e-9,
+    workers=2,
+    cores=4,
+    speed=1.0,
+    far_workers=1,
+    far_cores=4,
+    shared=False,
+)
+JOB = Job(
+    pages=PAGES,
+    batch_pages=1024,
+    memory=MEMORY,
+    written=MEMORY,
+    writing=IDLE,
+    exact=True,
+    looking=1e-6,
+    scan_seconds=0.005,
+    setup_seconds=0.1,
+    switch_seconds=0.0,
+    downtime_limit=0.3,
+    max_rounds=30,
+    on_stall=OnStall.FAIL,
+)
+
+
+def writes(bytes_per_second: float, working_set: float = 1.0) -> Writing:
+    """A guest that writes pages of its working set, a share of all, evenly."""
+    pages, rate = PAGES * working_set, bytes_per_second / PAGE_SIZE
+    times = [0.1 * 2**step for step in range(8)]
+    return Writing(tuple((each, pages * -math.expm1(-rate * each / pages)) for each in times), PAGES)
+
+
+def test_an_idle_guest_takes_what_its_bytes_take() -> None:
+    found = predict(JOB, HOSTS, NONE)
+    assert found.converges
+    assert found.limit is Limit.LINK
+    assert found.wire_bytes == PAGES * 4100
+    assert found.total_seconds == pytest.approx(PAGES * 4100 / GIGABIT, rel=0.05)
+    assert found.rounds == 2
+    assert GUESSED_FIXED_SECONDS < found.downtime_seconds < 0.1
+
+
+def test_a_codec_is_as_fast_as_what_it_saves_and_no_faster_than_the_workers() -> None:
+    found = predict(JOB, HOSTS, LZ4)
+    assert found.total_seconds == pytest.approx(PAGES * 2050 / GIGABIT, rel=0.08)
+    fast = replace(HOSTS, link=GIGABIT * 100, far_workers=4)
+    assert predict(JOB, fast, LZ4).limit is Limit.SOURCE
+    assert predict(JOB, fast, LZ4).total_seconds == pytest.approx(PAGES * 12e-6 / 2, rel=0.3)
+
+
+def test_the_other_host_can_be_what_limits() -> None:
+    slow = replace(JOB, memory=replace(MEMORY, costs={LZ4: PageCost(1e-6, 100, 50e-6)}))
+    assert predict(slow, HOSTS, LZ4).limit is Limit.DESTINATION
+    assert predict(slow, replace(HOSTS, far_workers=64, far_cores=0), LZ4).limit is not Limit.DESTINATION
+    assert predict(slow, replace(HOSTS, far_workers=64, far_cores=1), LZ4).limit is Limit.DESTINATION
+
+
+def test_two_sides_on_one_host_share_its_cores() -> None:
+    fast = replace(HOSTS, link=math.inf, cores=2, far_cores=2)
+    apart, together = (predict(JOB, replace(fast, shared=shared), ZSTD) for shared in (False, True))
+    assert together.total_seconds > 1.3 * apart.total_seconds
+
+
+def test_busy_cores_are_slower() -> None:
+    fast = replace(HOSTS, link=math.inf, far_workers=4)
+    assert (
+        predict(JOB, replace(fast, speed=0.5), ZSTD).total_seconds
+        > 1.8 * predict(JOB, fast, ZSTD).total_seconds
+    )
+
+
+def test_what_the_guest_writes_travels_again() -> None:
+    quiet, busy = predict(JOB, HOSTS, LZ4), predict(replace(JOB, writing=writes(60e6)), HOSTS, LZ4)
+    assert busy.converges
+    assert busy.rounds > quiet.rounds
+    assert busy.wire_bytes > quiet.wire_bytes * 1.2
+    assert busy.downtime_seconds <= JOB.downtime_limit
+
+
+def test_a_guest_that_writes_faster_than_the_link_takes_does_not_converge() -> None:
+    job = replace(JOB, writing=writes(150e6))
+    found = predict(job, HOSTS, NONE)
+    assert not found.converges
+    assert found.writes > found.takes
+    assert found.takes == pytest.approx(GIGABIT * 4096 / 4100)
+    assert found.best_downtime > JOB.downtime_limit
+    assert predict(job, HOSTS, LZ4).converges
+
+
+def test_a_small_working_set_converges_however_often_it_is_written() -> None:
+    found = predict(replace(JOB, writing=writes(1e9, working_set=0.05)), HOSTS, NONE)
+    assert found.converges
+    assert found.downtime_seconds == pytest.approx(PAGES * 0.05 * 4100 / GIGABIT, rel=0.5)
+
+
+def test_a_guest_that_is_held_converges() -> None:
+    job = replace(JOB, writing=writes(200e6), on_stall=OnStall.THROTTLE)
+    found = predict(job, HOSTS, NONE)
+    assert found.converges
+    assert 0 < found.throttled < 0.99
+
+
+def test_a_pause_that_cannot_be_as_short_is_known_at_once() -> None:
+    for on_stall in OnStall:
+        found = predict(replace(JOB, switch_seconds=1.0, on_stall=on_stall), HOSTS, NONE)
+        assert found.converges is (on_stall is OnStall.SWITCH)
+        assert found.downtime_seconds > 1.0
+
+
+def test_switching_all_the_same_takes_a_longer_pause() -> None:
+    found = predict(replace(JOB, writing=writes(200e6), on_stall=OnStall.SWITCH), HOSTS, NONE)
+    assert found.converges
+    assert found.downtime_seconds > JOB.downtime_limit
+
+
+def test_max_rounds_is_kept() -> None:
+    assert predict(replace(JOB, writing=writes(200e6), max_rounds=2), HOSTS, NONE).rounds == 3
+
+
+def test_a_tracker_that_compares_looks_at_all_memory_each_round() -> None:
+    exact = predict(JOB, HOSTS, LZ4)
+    hashed = predict(replace(JOB, exact=False, downtime_limit=1.0), HOSTS, LZ4)
+    assert hashed.converges
+    assert hashed.downtime_seconds > exact.downtime_seconds + PAGES * JOB.looking / 2 * 0.9
+    assert predict(replace(JOB, exact=False, downtime_limit=0.1), HOSTS, LZ4).converges is False
+
+
+def test_reading_all_again_while_paused_takes_time() -> None:
+    plain, verified = (predict(replace(JOB, verify=verify), HOSTS, LZ4) for verify in (False, True))
+    assert verified.downtime_seconds == pytest.approx(plain.downtime_seconds + PAGES * 1e-6)
+
+
+def test_zero_pages_do_not_count_as_written() -> None:
+    """The engine takes the bytes of a page with data for what a written page costs."""
+    sparse = Memory(0.1, {NONE: PageCost(1e-6, 410, 1e-6)})
+    job = replace(JOB, memory=sparse, written=Memory(1.0, {NONE: MEMORY.costs[NONE]}), writing=writes(20e6))
+    found = predict(job, HOSTS, NONE)
+    assert found.converges
+    assert found.total_seconds < predict(replace(job, memory=MEMORY), HOSTS, NONE).total_seconds / 2
+
+
+def test_auto_is_none_where_only_workers_limit_and_dense_where_the_link_does() -> None:
+    assert auto_mix(MEMORY, replace(HOSTS, link=1e12)) == {NONE: 1.0}
+    assert auto_mix(MEMORY, replace(HOSTS, link=1e6)) == {ZSTD: 1.0}
+    between = auto_mix(MEMORY, replace(HOSTS, link=350e6))
+    assert set(between) == {NONE, LZ4}
+    assert sum(between.values()) == pytest.approx(1)
+
+
+def test_auto_is_the_fastest() -> None:
+    for link in (1e6, 30e6, GIGABIT, 400e6, 1e9, math.inf):
+        hosts = replace(HOSTS, link=link)
+        fixed = min(predict(JOB, hosts, rung).total_seconds for rung in MEMORY.costs)
+        assert predict(JOB, hosts, None).total_seconds <= fixed * 1.01
+
+
+def test_memory_of_zeros_is_sent_as_it_is() -> None:
+    zeros = Memory(0.0, {NONE: PageCost(1e-6, 0.0, 1e-6), LZ4: PageCost(1e-6, 0.0, 1e-6)})
+    assert auto_mix(zeros, HOSTS) == {NONE: 1.0}
+    assert predict(replace(JOB, memory=zeros), HOSTS, LZ4).wire_bytes == 0
+
+
+# -- properties ---------------------------------------------------------------------------------------
+
+RATES = st.floats(0, 400e6)
+SHARES = st.floats(0.01, 1.0)
+LINKS = st.floats(1e6, 2e9)
+RUNGS = st.sampled_from([None, NONE, LZ4, ZSTD])
+SLACK = 1.1
+"""A pause that just fits and one that just does not are a round apart."""
+
+
+def total(found: Forecast) -> float:
+    return found.total_seconds if found.converges else math.inf
+
+
+@given(RUNGS, RATES, SHARES, LINKS, st.floats(1.0, 10.0))
+def test_a_faster_link_never_makes_it_slower(
+    rung: Rung | None, rate: float, share: float, link: float, factor: float
+) -> None:
+    job = replace(JOB, writing=writes(rate, share))
+    slow, fast = (predict(job, replace(HOSTS, link=each), rung) for each in (link, link * factor))
+    assert total(fast) <= total(slow) * SLACK
+
+
+@given(RUNGS, RATES, SHARES, LINKS, st.floats(1.0, 10.0))
+def test_a_guest_that_writes_more_is_never_faster(
+    rung: Rung | None, rate: float, share: float, link: float, factor: float
+) -> None:
+    hosts = replace(HOSTS, link=link)
+    calm, busy = (
+        predict(replace(JOB, writing=writes(each, share)), hosts, rung) for each in (rate, rate * factor)
+    )
+    assert total(calm) <= total(busy) * SLACK
+
+
+@given(RUNGS, RATES, LINKS, st.integers(1, 64), st.integers(1, 64))
+def test_more_workers_are_never_slower(
+    rung: Rung | None, rate: float, link: float, workers: int, more: int
+) -> None:
+    job = replace(JOB, writing=writes(rate))
+    few, many = (
+        predict(job, replace(HOSTS, link=link, cores=128, workers=each), rung)
+        for each in (workers, workers + more)
+    )
+    assert total(many) <= total(few) * SLACK
+
+
+@given(RUNGS, RATES, SHARES, LINKS, st.sampled_from(OnStall), st.booleans(), st.booleans())
+def test_every_forecast_makes_sense(
+    rung: Rung | None, rate: float, share: float, link: float, on_stall: OnStall, exact: bool, shared: bool
+) -> None:
+    job = replace(JOB, writing=writes(rate, share), on_stall=on_stall, exact=exact)
+    found = predict(job, replace(HOSTS, link=link, shared=shared), rung)
+    assert math.isfinite(found.total_seconds)
+    assert 0 < found.downtime_seconds < found.total_seconds
+    assert found.total_seconds >= found.wire_bytes / link
+    assert sum(found.mix.values()) == pytest.approx(1)
+    assert found.rounds >= 2
+    if found.converges and on_stall is not OnStall.SWITCH and exact:
+        assert found.downtime_seconds < job.downtime_limit * 1.2
