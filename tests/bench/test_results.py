@@ -52,6 +52,17 @@ def test_a_run_that_was_killed_goes_on(file: Path, made: Make) -> None:
     assert Results.read(file).measurements == [made(), made(run=2)]
 
 
+def test_what_failed_is_tried_again(file: Path, made: Make) -> None:
+    results = Results.create(file, SETTINGS, HOST)
+    results.add(made(status=Status.FAILED))
+    results.add(made(run=2, status=Status.NEVER))
+    again = Results.resume(file, SETTINGS, HOST)
+    assert not again.done(step())
+    assert again.done(step(run=2))
+    again.add(made())
+    assert Results.read(file).measurements == [made(run=2, status=Status.NEVER), made()], "the later counts"
+
+
 def test_to_resume_what_there_is_not_is_to_begin(file: Path) -> None:
     assert Results.resume(file, SETTINGS, HOST).measurements == []
     assert file.exists()

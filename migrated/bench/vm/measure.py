@@ -75,7 +75,7 @@ def measure(scene: Scene, step: Step) -> Measurement:
         mode=str(step.mode),
         run=step.run,
         status=outcome.status,
-        why=outcome.why or fault,
+        why=" ".join((outcome.why or fault).split()),
         total_seconds=outcome.total_seconds,
         downtime_seconds=outcome.downtime_seconds,
         parts=dict(outcome.parts),

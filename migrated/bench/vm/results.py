@@ -86,7 +86,10 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> "Results":
-        """The file at ``path``; a last line that was cut off is as if it were not there. UsageError, AccessError."""
+        """The file at ``path``; of two measurements of the same the later counts. UsageError, AccessError.
+
+        A last line that was cut off is as if it were not there.
+        """
         try:
             lines = path.read_text().splitlines()
         except OSError as error:
@@ -112,11 +115,13 @@ class Results:
                 raise
             return
         facts["status"] = Status(facts["status"])
-        self.measurements.append(Measurement(**facts))
+        measurement = Measurement(**facts)
+        self.measurements = [each for each in self.measurements if each.key != measurement.key]
+        self.measurements.append(measurement)
 
     @classmethod
     def resume(cls, path: Path, settings: Mapping[str, Any], host: Mapping[str, Any]) -> "Results":
-        """Go on with the file at ``path``, or begin it. UsageError names what is not as it was."""
+        """Go on with the file at ``path``, or begin it; what failed is tried again. UsageError: it is not as it was."""
         if not path.exists():
             return cls.create(path, settings, host)
         made = cls.read(path)
@@ -131,6 +136,7 @@ class Results:
                 f"{path} was measured otherwise: {'; '.join(changed)}", "use the same settings, or a new file"
             )
         made._drop_torn_line()
+        made.measurements = [each for each in made.measurements if each.status is not Status.FAILED]
         return made
 
     def _drop_torn_line(self) -> None:
