@@ -1,0 +1,284 @@
+"""What a guest's pages cost, tried out: packed by the workers as in a migration, and put in place in scratch memory.
+
+Each lane packs a batch, hands it over and has it unpacked, then takes the next, one lane a worker: so the cores are
+as busy as in a migration, and never more tasks wait than workers can do. The scratch memory is as large as the
+guest's and as empty as at a destination; it holds the sample only, and goes with its last user.
+"""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migrated.compression import worker
+from migrated.compression.policy import NONE, Rung
+from migrated.compression.stage import Stage
+from migrated.engine.forecast import Memory, PageCost
+from migrated.engine.ports import see_through
+from migrated.engine.rounds import batch_limit
+from migrated.memory.region import FileRegion, Region
+from migrated.pages import PAGE_SIZE, PageSet, Runs, cut_runs, pages_of_runs, runs_of_pages
+from migrated.protocol import HEADER_BYTES
+from migrated.protocol.frames import FRAME_BYTES
+
+__all__ = ["Rehearsal", "spread"]
+
+_GROUP_PAGES = 64
+"""A block of the codecs: neighbours compress together."""
+
+Batch = tuple[int, Runs]
+"""Pages of the region with that number."""
+
+
+_ENOUGH_PAGES = 16
+"""Written pages by which a rung is judged; after fewer it is taken to do as over all memory."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was packed with one rung so far: pages that were looked at, those that travelled, those with data."""
+
+    looked: int = 0
+    travelled: int = 0
+    data: int = 0
+    packing: float = 0.0
+    wire: int = 0
+    unpacking: float = 0.0
+
+
+class Rehearsal:
+    """For one guest. ``rungs`` are tried out, NONE always; the workers, batches and delta cache are as a migration
+    would have them. Use as an asynchronous context manager: nothing is left of it afterwards."""
+
+    def __init__(
+        self,
+        regions: Sequence[Region],
+        rungs: Iterable[Rung],
+        *,
+        workers: int,
+        far_workers: int,
+        batch_pages: int,
+        delta_cache: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rungs = tuple(dict.fromkeys((NONE, *rungs)))
+        self.setup_seconds = 0.0
+        """What starting the workers took."""
+        self._workers, self._batch_pages = workers, batch_pages
+        self._clock = clock
+        self._scratch = tuple(_scratch(region) for region in regions)
+        seed = secrets.randbits(64)
+        self._source = Stage(
+            regions,
+            workers=workers,
+            batch_pages=batch_pages,
+            page_size=PAGE_SIZE,
+            seed=seed,
+            delta_cache=delta_cache,
+        )
+        self._target = Stage(
+            self._scratch, workers=far_workers, batch_pages=batch_pages, page_size=PAGE_SIZE, seed=seed
+        )
+        self._stages = (self._source, self._target)
+        self._first = {rung: _Tally() for rung in self.rungs}
+        self._later = {rung: _Tally() for rung in self.rungs}
+        self._busy = self._elapsed = 0.0
+        self._rounds = 1
+
+    async def __aenter__(self) -> Self:
+        began = self._clock()
+        try:
+            await asyncio.gather(*(stage.start() for stage in self._stages))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self.setup_seconds = self._clock() - began
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await see_through(self._close())
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(stage.close() for stage in self._stages))
+        for region in self._scratch:
+            region.close()
+
+    # -- trying out --------------------------------------------------------------------------------
+
+    async def first_round(self, batches: Sequence[Batch]) -> None:
+        """Pack these pages with every rung, as in a first round. Must come before :meth:`later_round`."""
+        # Buffers and slots are touched for the first time; a migration's first MiBs do that, too, and no more.
+        await self._pack(batches[: 2 * self._workers], self.rungs[-1], _Tally(), later=False)
+        self._busy = self._elapsed = 0.0
+        for rung in self.rungs:
+            await self._pack(batches, rung, self._first[rung], later=False)
+            for region, runs in batches:  # the first round meets memory that is not there yet
+                await asyncio.to_thread(self._scratch[region].punch, runs)
+
+    async def later_round(self, batches: Sequence[Batch]) -> None:
+        """Pack these pages, which the guest may have written, as in a round of their own, with the rung whose turn
+        it is. No page may be in two of the batches."""
+        rung = self.rungs[(self._rounds - 1) % len(self.rungs)]
+        self._rounds += 1
+        await self._pack(batches, rung, self._later[rung], later=True)
+
+    async def changed(self, batches: Sequence[Batch]) -> NDArray[np.bool_]:
+        """As :meth:`later_round`; which of the pages differ from how they were packed last, in their order."""
+        before = self._terms(batches)
+        await self.later_round(batches)
+        return np.asarray(before != self._terms(batches), dtype=np.bool_)
+
+    def _terms(self, batches: Sequence[Batch]) -> NDArray[np.uint64]:
+        found = [self._source.terms[region][pages_of_runs(runs)] for region, runs in batches]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.uint64)
+
+    def cut(self, places: Sequence[Batch]) -> list[Batch]:
+        """Pages in batches of the size that a round of so many has."""
+        pages = sum(int(runs[:, 1].sum()) for _, runs in places)
+        limit = batch_limit(pages, self._workers, self._batch_pages)
+        return [(region, piece) for region, runs in places for piece in cut_runs(runs, limit)]
+
+    async def _pack(self, batches: Sequence[Batch], rung: Rung, tally: _Tally, *, later: bool) -> None:
+        waiting = iter(batches)
+
+        async def lane() -> None:
+            for region, runs in waiting:
+                await self._batch(region, runs, rung, tally, later=later)
+
+        lanes = [asyncio.ensure_future(lane()) for _ in range(self._workers)]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for each in lanes:
+                each.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    async def _batch(self, region: int, runs: Runs, rung: Rung, tally: _Tally, *, later: bool) -> None:
+        slot = await self._source.take_slot()
+        try:
+            job = worker.ToPack(
+                region,
+                runs.tobytes(),
+                slot,
+                rung.codec,
+                rung.level,
+                skip_unchanged=later,
+                round=self._rounds if later else 0,
+            )
+            began = self._clock()
+            packed = await self._source.run(worker.pack, job)
+            if not later:
+                self._busy += packed.cpu_seconds
+                self._elapsed += self._clock() - began
+            travelled = packed.data_pages + packed.zero_pages
+            tally.looked += travelled + packed.unchanged_pages
+            tally.travelled += travelled
+            tally.data += packed.data_pages
+            tally.packing += packed.cpu_seconds
+            if travelled:
+                tally.wire += FRAME_BYTES + HEADER_BYTES + packed.payload_bytes
+                tally.unpacking += await self._unpack(region, slot, rung, packed)
+        finally:
+            self._source.give_slot(slot)
+
+    async def _unpack(self, region: int, slot: int, rung: Rung, packed: worker.Packed) -> float:
+        there = await self._target.take_slot()
+        try:
+            size = packed.payload_bytes
+            self._target.view(there, size)[:] = self._source.view(slot, size)
+            job = worker.ToUnpack(
+                region=region,
+                slot=there,
+                payload_bytes=size,
+                checksum=packed.checksum,
+                codec=packed.codec,
+                level=rung.level,
+                data_pages=packed.data_pages,
+                zero_pages=packed.zero_pages,
+                data_runs=packed.data_runs,
+                zero_runs=packed.zero_runs,
+                blocks=packed.blocks,
+                delta_pages=packed.delta_pages,
+                delta_words=packed.delta_words,
+            )
+            return (await self._target.run(worker.unpack, job)).cpu_seconds
+        finally:
+            self._target.give_slot(there)
+
+    # -- what was found ----------------------------------------------------------------------------
+
+    @property
+    def speed(self) -> float:
+        """The share of a core that a worker got while all were busy, 0 to 1."""
+        return min(1.0, self._busy / self._elapsed) if self._elapsed else 1.0
+
+    def memory(self) -> Memory:
+        """What the pages of the first round cost, zero pages among them."""
+        raw = self._first[NONE]
+        return Memory(
+            raw.data / raw.looked if raw.looked else 0.0,
+            {rung: _cost(tally, tally.looked) or _FREE for rung, tally in self._first.items()},
+        )
+
+    def written(self, *, exact: bool) -> Memory:
+        """What the pages cost that the guest writes: of an ``exact`` tracker all that it names, else those that
+        did change."""
+        first, pages = self.memory().costs, sum(tally.travelled for tally in self._later.values())
+        costs = {}
+        for rung, tally in self._later.items():
+            found = _cost(tally, tally.looked if exact else tally.travelled)
+            if found is not None and not exact:  # most of the time went into looking at the others
+                found = PageCost(first[rung].packing, found.wire, found.unpacking)
+            costs[rung] = found or first[rung]
+        data = sum(tally.data for tally in self._later.values())
+        return Memory(data / pages if pages else 0.0, costs)
+
+
+_FREE = PageCost(0.0, 0.0, 0.0)
+
+
+def _cost(tally: _Tally, pages: int) -> PageCost | None:
+    if pages < _ENOUGH_PAGES:
+        return None
+    return PageCost(tally.packing / pages, tally.wire / pages, tally.unpacking / pages)
+
+
+def _scratch(region: Region) -> FileRegion:
+    descriptor = os.memfd_create("migrated-rehearsal", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, region.size)
+        return FileRegion(descriptor, writable=True, name=region.name)
+    finally:
+        os.close(descriptor)
+
+
+def spread(sets: Sequence[PageSet], pages: int) -> list[Batch]:
+    """Some ``pages`` of all those in ``sets``, one set a region: in groups of a codec's block, from all over."""
+    total = sum(map(len, sets))
+    found = []
+    for region, each in enumerate(sets):
+        count = len(each)
+        if not count:
+            continue
+        runs = each.runs()
+        wanted = -(-pages * count // total)
+        if wanted < count:
+            groups = max(1, wanted // _GROUP_PAGES)
+            firsts = np.arange(groups, dtype=np.int64) * count // groups
+            ordinals = (firsts[:, None] + np.arange(min(wanted, _GROUP_PAGES))).ravel()
+            runs = runs_of_pages(_numbers(runs, ordinals))
+        found.append((region, runs))
+    return found
+
+
+def _numbers(runs: Runs, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The page numbers of the pages that are the nth of ``runs``, rising."""
+    ends = np.cumsum(runs[:, 1])
+    which = np.searchsorted(ends, ordinals, side="right")
+    return np.asarray(runs[which, 0] + ordinals - (ends[which] - runs[which, 1]), dtype=np.int64)
