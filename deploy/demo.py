@@ -7,16 +7,12 @@ QEMU's multi-thread compression: the original way (no compression) beside each c
 """
 
 import argparse
-import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +20,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from migrated.bench.demo_guest import RUNNING, Guest, end_arrived
+from migrated.bench.hosts import loopback, memory_folder
+from migrated.bench.service import MIGRATED, Service, environment
+from migrated.cli.errors import fail_with
+from migrated.errors import MigratedError
+
 CODECS = ("off", "zlib", "lz4", "snappy", "zstd")
-_RUNNING = re.compile(r"running as process (\d+), start \d+, (\d+) operations done")
-_START_SECONDS = 60.0
+_END_SECONDS = 60.0
 
 
 def main() -> int:
@@ -40,8 +41,7 @@ def main() -> int:
     parser.add_argument("--codecs", default=",".join(CODECS), help="which, in which order")
     asked = parser.parse_args()
     console = Console()
-    base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="migrated-demo-", dir=base) as folder:
+    with tempfile.TemporaryDirectory(prefix="migrated-demo-", dir=memory_folder()) as folder:
         return Demo(Path(folder), asked, console).run()
 
 
@@ -53,10 +53,6 @@ class Demo:
         self._asked = asked
         self._console = console
         self._codecs = asked.codecs.split(",")
-        self._environment = os.environ | {
-            "MIGRATED_HOST__STATE_DIR": str(folder / "state"),
-            "RUNTIME_DIRECTORY": str(folder / "run"),
-        }
         self._operations: list[tuple[int, int]] = []
 
     def _memory(self, hop: int) -> Path:
@@ -73,14 +69,18 @@ class Demo:
             f"over a link of {asked.bandwidth}.\n",
             highlight=False,
         )
-        with self._serving() as address:
-            guest = self._first_guest()
+        hops = range(1, len(self._codecs) + 1)
+        guests = {f"hop{hop}": f"demo:{self._memory(hop)}" for hop in hops}
+        with (
+            Service(self._folder, loopback().destination, guests) as service,
+            Guest(self._memory(0), asked.size, asked.dirty_rate) as guest,
+        ):
             try:
                 for hop, codec in enumerate(self._codecs, 1):
                     self._console.rule(f"move {hop}: {'no compression' if codec == 'off' else codec}")
                     before = self._last_count(hop - 1)
-                    self._send(hop, codec, address)
-                    guest.poll()
+                    self._send(hop, codec, service.address)
+                    guest.process.poll()
                     self._memory(hop - 1).unlink()
                     self._operations.append((before, self._first_count(hop)))
                     time.sleep(1.5)  # let the guest count a little before it moves on, for people to see
@@ -88,56 +88,24 @@ class Demo:
                         f"the guest: {self._log(hop).read_text().splitlines()[-1]}\n", highlight=False
                     )
             finally:
-                self._end_guest(guest)
+                for hop in hops:
+                    end_arrived(self._log(hop))
         return self._judge()
-
-    @contextlib.contextmanager
-    def _serving(self) -> Iterator[str]:
-        """`migrated serve` on a free port, with a guest for every move."""
-        guests = [f"--guest=hop{hop}=demo:{self._memory(hop)}" for hop in range(1, len(self._codecs) + 1)]
-        command = [*_MIGRATED, "serve", "--listen=127.0.0.1:0", "--control=127.0.0.1:0", *guests]
-        output = (self._folder / "serve.log").open("w")
-        service = subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=output, text=True
-        )
-        try:
-            assert service.stdout is not None
-            line = service.stdout.readline()
-            match = re.search(r"listening on (\S+:\d+)", line)
-            if match is None:
-                raise SystemExit(
-                    f"the service did not start: {line}{(self._folder / 'serve.log').read_text()}"
-                )
-            yield match[1]
-        finally:
-            service.terminate()
-            service.wait()
-            output.close()
-
-    def _first_guest(self) -> "subprocess.Popen[bytes]":
-        command = [*_MIGRATED, "demo", f"--file={self._memory(0)}", f"--size={self._asked.size}"]
-        command += [f"--dirty-rate={self._asked.dirty_rate}"]
-        with self._log(0).open("w") as output:
-            guest = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)
-        until = time.monotonic() + _START_SECONDS
-        while not _RUNNING.search(self._log(0).read_text()):
-            if guest.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"the guest did not start: {self._log(0).read_text()}")
-            time.sleep(0.05)
-        return guest
 
     def _send(self, hop: int, codec: str, address: str) -> None:
         how = ["--level=0"] if codec == "off" else [f"--codec={codec}", "--level=1"]
-        command = [*_MIGRATED, "send", f"demo:{self._memory(hop - 1)}", address, f"--name=hop{hop}"]
+        command = [*MIGRATED, "send", f"demo:{self._memory(hop - 1)}", address, f"--name=hop{hop}"]
         done = subprocess.run(
-            [*command, f"--bandwidth={self._asked.bandwidth}", *how], env=self._environment, check=False
+            [*command, f"--bandwidth={self._asked.bandwidth}", *how],
+            env=environment(self._folder),
+            check=False,
         )
         if done.returncode:
             raise SystemExit(f"migrated send ended with {done.returncode}")
 
     def _first_count(self, hop: int) -> int:
         """Operations that the guest had done when it went on."""
-        match = _RUNNING.search(self._log(hop).read_text())
+        match = RUNNING.search(self._log(hop).read_text())
         return int(match[2]) if match else -1
 
     def _last_count(self, hop: int) -> int:
@@ -145,20 +113,14 @@ class Demo:
         counts = re.findall(r"(\d+) operations", self._log(hop).read_text())
         return int(counts[-1]) if counts else -1
 
-    def _end_guest(self, guest: "subprocess.Popen[bytes]") -> None:
-        for hop in range(len(self._codecs) + 1):
-            match = _RUNNING.search(self._log(hop).read_text()) if self._log(hop).exists() else None
-            if match:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(match[1]), signal.SIGTERM)
-        guest.wait()
-
     def _judge(self) -> int:
         last = len(self._codecs)
-        until = time.monotonic() + _START_SECONDS
-        check = [*_MIGRATED, "demo", f"--check={self._memory(last)}"]
+        until = time.monotonic() + _END_SECONDS
+        check = [*MIGRATED, "demo", f"--check={self._memory(last)}"]
         while (
-            proof := subprocess.run(check, env=self._environment, capture_output=True, text=True, check=False)
+            proof := subprocess.run(
+                check, env=environment(self._folder), capture_output=True, text=True, check=False
+            )
         ).returncode:
             if time.monotonic() > until:
                 self._console.print(f"[red]the guest's memory is wrong:[/] {proof.stdout}{proof.stderr}")
@@ -206,7 +168,8 @@ class Demo:
         return table
 
 
-_MIGRATED = (sys.executable, "-m", "migrated")
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MigratedError as error:
+        sys.exit(fail_with(error))
