@@ -38,12 +38,14 @@ class DeltaCache:
         self._keys = np.frombuffer(view[keys_at:stamps_at], dtype=np.int64)  # page numbers plus 1
         self._stamps = np.frombuffer(view[stamps_at:], dtype=np.uint32)
 
-    def _sets(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        return numbers % (len(self._keys) // _WAYS)
+    def _sets(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each page's set, and which of the pages of that set it is."""
+        turns, sets = np.divmod(numbers, len(self._keys) // _WAYS)
+        return sets, turns
 
     def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Where each page is, if it is there at all: that is the second array."""
-        sets = self._sets(numbers)
+        sets, _ = self._sets(numbers)
         matches = self._keys.reshape(-1, _WAYS)[sets] == (numbers + 1)[:, None]
         return sets * _WAYS + np.argmax(matches, axis=1), np.any(matches, axis=1)
 
@@ -53,16 +55,21 @@ class DeltaCache:
         A place whose page was of use in this round or the one before is not given away: where more pages are
         written than there are places, those that are in stay in and are found again, and the rest costs nothing.
         """
-        sets = self._sets(numbers)
-        # Pages of one set take its places in turn, the oldest first.
+        sets, turns = self._sets(numbers)
         order = np.argsort(sets, kind="stable")
-        ordered = sets[order]
-        turns = np.empty_like(sets)
-        turns[order] = np.arange(len(sets)) - np.searchsorted(ordered, ordered)
+        firsts = np.searchsorted(sets[order], sets[order])
+        later, begin = np.empty_like(sets), np.empty_like(sets)
+        later[order] = (
+            np.arange(len(sets)) - firsts
+        )  # how many of these pages have the same set and come before
+        begin[order] = turns[order][firsts]
+        # The oldest place of the set first, of equal ones another for other pages: workers who look at the same
+        # time rarely take the same.
         stamps = self._stamps.reshape(-1, _WAYS)[sets]
-        rows, ways = np.arange(len(sets)), np.minimum(turns, _WAYS - 1)
-        ways = np.argsort(stamps, axis=1, kind="stable")[rows, ways]
-        free = (turns < _WAYS) & (stamps[rows, ways] < max(1, round_ - 1))
+        ranks = stamps.astype(np.int64) * _WAYS + (np.arange(_WAYS) - begin[:, None]) % _WAYS
+        rows = np.arange(len(sets))
+        ways = np.argsort(ranks, axis=1)[rows, np.minimum(later, _WAYS - 1)]
+        free = (later < _WAYS) & (stamps[rows, ways] < max(1, round_ - 1))
         places = sets * _WAYS + ways
         self._keys[places[free]] = numbers[free] + 1
         return places, free

@@ -73,6 +73,11 @@ def test_the_summary_has_qemus_words() -> None:
     }
 
 
+def test_a_summary_with_deltas() -> None:
+    line = "deltas:           40 of the normal pages (only what had changed was sent)"
+    assert line in summary(replace(REPORT, delta_pages=40))
+
+
 @pytest.mark.parametrize("change", [{"level": 0}, {"codec": "none"}])
 def test_a_summary_without_compression(change: dict[str, object]) -> None:
     assert "compression:      none" in summary(replace(REPORT, **change))

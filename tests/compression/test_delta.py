@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -41,6 +41,7 @@ def deltas_of(words: list[int], places: list[int], counts: list[int]) -> Deltas:
     return Deltas(np.array(words, np.uint64), np.array(places, np.uint16), np.array(counts, np.uint16))
 
 
+@settings(deadline=None)
 @given(changes())
 def test_what_is_written_is_read(deltas: Deltas) -> None:
     found = read(written(deltas), deltas)
@@ -49,6 +50,7 @@ def test_what_is_written_is_read(deltas: Deltas) -> None:
     assert np.array_equal(found.counts, deltas.counts)
 
 
+@settings(deadline=None)
 @given(changes())
 def test_deltas_change_their_words_and_nothing_else_and_back(deltas: Deltas) -> None:
     before: NDArray[np.uint64] = np.random.default_rng(1).integers(
@@ -95,6 +97,7 @@ def test_a_length_that_does_not_fit_is_refused() -> None:
             read_deltas(data, pages, words, WORDS)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(0, 12), st.data())
 def test_no_bytes_make_it_fail_otherwise_or_reach_outside(
     pages: int, words: int, data: st.DataObject

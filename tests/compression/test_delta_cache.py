@@ -58,6 +58,13 @@ def test_all_who_share_the_memory_share_the_cache() -> None:
     assert known(DeltaCache(memory, PAGE), 7) == [True]
 
 
+def test_workers_who_look_at_the_same_time_take_different_places(cache: DeltaCache) -> None:
+    first, _ = cache.claim(np.arange(0, 12), 2)
+    second, _ = cache.claim(np.arange(12, 20), 2)  # before the first has said what it took
+    third, _ = cache.claim(np.arange(20, 32), 2)
+    assert len({*first, *second, *third}) == 32
+
+
 def fill(cache: DeltaCache, round_: int) -> None:
     """The first set: pages 0, 4, 8, ..., 28."""
     assert all(keep(cache, np.arange(0, 8 * SETS, SETS), round_))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrated.compression.layout import DeltaTable, Tables, raw_lengths, read_tables, write_tables
@@ -58,6 +58,7 @@ def batches(draw: Any) -> tuple[Runs, Runs, list[int]]:
     return data, zero, [draw(st.integers(1, length)) for length in raw]
 
 
+@settings(deadline=None)
 @given(batches())
 def test_what_is_written_is_read(batch: tuple[Runs, Runs, list[int]]) -> None:
     data, zero, blocks = batch
@@ -165,6 +166,7 @@ def test_a_region_smaller_than_its_runs_is_refused() -> None:
 NUMBERS = st.one_of(st.integers(0, 8), st.integers(0, 400), st.integers(0, 2**32 - 1))
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=200),
     st.fixed_dictionaries(
@@ -182,6 +184,7 @@ def test_no_payload_and_no_header_make_it_fail_otherwise_or_take_much(
     check(tables, said)
 
 
+@settings(deadline=None)
 @given(batches(), st.data())
 def test_good_tables_with_a_few_bytes_changed_are_refused_or_still_consistent(
     batch: tuple[Runs, Runs, list[int]], data: st.DataObject
@@ -219,6 +222,7 @@ def check(tables: Tables, said: dict[str, int]) -> None:
     assert sum(tables.block_lengths) == tables.stored_bytes
 
 
+@settings(deadline=None)
 @given(batches())
 def test_what_is_written_is_within_the_limits_of_the_protocol(batch: tuple[Runs, Runs, list[int]]) -> None:
     data, zero, blocks = batch
@@ -251,6 +255,7 @@ def delta_batches(draw: Any) -> tuple[memoryview, dict[str, int], DeltaTable, li
     return slot[:end], said, table, blocks
 
 
+@settings(deadline=None)
 @given(delta_batches())
 def test_what_is_written_of_deltas_is_read_and_within_the_limits_of_the_protocol(
     batch: tuple[memoryview, dict[str, int], DeltaTable, list[int]],
@@ -273,6 +278,7 @@ def test_what_is_written_of_deltas_is_read_and_within_the_limits_of_the_protocol
         header.check(limits)
 
 
+@settings(deadline=None)
 @given(delta_batches(), st.data())
 def test_deltas_with_lies_are_refused_or_still_consistent(
     batch: tuple[memoryview, dict[str, int], DeltaTable, list[int]], data: st.DataObject

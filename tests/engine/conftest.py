@@ -23,7 +23,7 @@ from migrated.memory.region import FileRegion
 from migrated.memory.trackers.hashes import HashTracker
 from migrated.net.channel import SocketChannel
 from migrated.pages import PAGE_SIZE
-from migrated.protocol import Aborted, Message, Offer, Role, Support, negotiate
+from migrated.protocol import DELTA, Aborted, Message, Offer, Role, Support, negotiate
 
 CODECS = {"lz4": tuple(range(10)), "zstd": tuple(range(10))}
 
@@ -128,6 +128,7 @@ class Sides:
     events: list[Event] = field(default_factory=list)
     far_events: list[Event] = field(default_factory=list)
     receiver: Receiver | None = None
+    features: tuple[str, ...] = (STARTS_GUEST, DELTA)
 
     def __post_init__(self) -> None:
         self.observe: Callable[[Event], None] = self.events.append
@@ -167,7 +168,7 @@ class Sides:
     async def receive(self) -> None:
         offer = await self.ends[1].receive()
         assert isinstance(offer, Offer)
-        support = Support("test", CODECS, 1 << 40, 512, 1, 2, features=(STARTS_GUEST,))
+        support = Support("test", CODECS, 1 << 40, 512, 1, 2, features=self.features)
         accept = negotiate(offer, support)
         self.target.prepare(tuple((region.name, region.size_bytes) for region in offer.regions))
         self.receiver = Receiver(

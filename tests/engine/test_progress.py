@@ -92,6 +92,12 @@ def test_batches_add_up_and_count_down(tally: Tally) -> None:
     assert shown.wire_bytes_by_codec == {"lz4": 100, "raw": 4200}
 
 
+def test_deltas_add_up(tally: Tally) -> None:
+    tally(replace(batch(3), delta_pages=2))
+    tally(replace(batch(3), delta_pages=1))
+    assert tally.snapshot().delta_pages == 3
+
+
 def test_a_new_round_starts_anew_and_keeps_the_totals(tally: Tally) -> None:
     tally(RoundStarted(1, 10, last=False))
     tally(batch(5))

@@ -77,7 +77,7 @@ def complete() -> list[Event]:
     return [
         StateChanged(State.STOP_AND_COPY),
         RoundStarted(2, 16, last=True),
-        BatchMoved("zstd", 16, 0, 0, 65536, 20_000, 0.001),
+        BatchMoved("zstd", 16, 0, 0, 65536, 2_000, 0.001, delta_pages=12, saved_bytes=48_000),
         RoundFinished(2, 0.01, 16, 20_000),
         StateChanged(State.COMMIT),
         Finished(REPORT),
