@@ -72,7 +72,7 @@ def test_a_copy_is_equal_though_pages_come_and_go(host: Host, tracker: str) -> N
     source = writer(host, path)
     daemon = host.serve({"db": host.entry("db", "shm")})
     flags = ("--pid", str(source.pid), "--after", "stop", "--tracker", tracker)
-    send = host.send(f"shm:{path}", daemon, *flags, "--bandwidth", "20MB/s", "--downtime", "1s")
+    send = host.send(f"shm:{path}", daemon, *flags, "--bandwidth", "20MB/s")
     report = send.report()
     host.kept.add(copy)
     assert not report["moved"]
@@ -143,7 +143,7 @@ def test_a_process_is_copied_as_it_was_when_held(host: Host) -> None:
     source.out.wait("ready")
     folder = host.there / "dump"
     daemon = host.serve({"dump": host.entry("dump", "pid")})
-    flags = ("--name", "dump", "--after", "stop", "--downtime", "2s")
+    flags = ("--name", "dump", "--after", "stop")
     report = host.send(f"pid:{source.pid}", daemon, *flags).report()
     assert not report["moved"]
     host.kept |= set(folder.iterdir())
@@ -166,7 +166,7 @@ def test_a_copied_process_goes_on(host: Host) -> None:
     source = host.other("python3", "-c", HOARDER)
     source.out.wait("ready")
     daemon = host.serve({"dump": host.entry("dump", "pid")})
-    host.send(f"pid:{source.pid}", daemon, "--name", "dump", "--downtime", "2s").report()
+    host.send(f"pid:{source.pid}", daemon, "--name", "dump").report()
     host.kept |= set((host.there / "dump").iterdir())
     seen = look(source.pid)
     assert seen is not None

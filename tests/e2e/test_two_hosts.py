@@ -15,6 +15,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 @pytest.mark.parametrize("words", [(), ("--level=0",), ("--tracker=hash", "--verify=full")])
 def test_a_region_that_is_written_and_punched_moves_over_a_link(words: tuple[str, ...]) -> None:
     command = [sys.executable, DEPLOY / "two_hosts.py", "--size=128MiB", "--used=50", "--dirty-rate=10MB/s"]
-    done = subprocess.run([*command, "--", *words], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*command, "--", "--downtime=5s", *words], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "memory files      equal" in done.stdout
