@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
 
+from migrated.cli.flags import command_of, word_of
 from migrated.cli.history import entry_of
 from migrated.cli.interrupts import Interrupts, handled
 from migrated.cli.run import loop, read_settings
@@ -21,7 +19,7 @@ from migrated.control.directory import OutgoingDirectory
 from migrated.control.server import ControlServer
 from migrated.engine.events import Report, Role, fan_out
 from migrated.engine.ports import in_thread
-from migrated.errors import CancelledByPersonError, MigratedError, UsageError
+from migrated.errors import CancelledByPersonError, MigratedError
 from migrated.guests.base import After, GuestOptions, Selection
 from migrated.guests.uri import open_source, parse
 from migrated.net.address import Address, parse_address
@@ -30,8 +28,6 @@ from migrated.telemetry.history import History
 from migrated.telemetry.metrics import Metrics
 
 __all__ = ["Order", "send_guest"]
-
-_Word = TypeVar("_Word", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +60,10 @@ def send_guest(order: Order) -> None:
         tracker=settings.send.tracker,
         force=settings.send.allow_seccomp,
         pids=order.pids,
-        pause=_command("--pause", order.pause),
-        resume=_command("--resume", order.resume),
-        after=_word(After, "--after", order.after),
-        mappings=_word(Selection, "--mappings", order.mappings),
+        pause=command_of("--pause", order.pause),
+        resume=command_of("--resume", order.resume),
+        after=word_of(After, "--after", order.after),
+        mappings=word_of(Selection, "--mappings", order.mappings),
         keep=order.keep,
     )
     logs.configure(settings.log.level, settings.log.format)
@@ -142,17 +138,3 @@ class _Sending:
         history = History(self._settings.host.state_path)
         with contextlib.suppress(asyncio.CancelledError):
             await in_thread(history.add, entry)
-
-
-def _word(words: type[_Word], flag: str, text: str) -> _Word:
-    try:
-        return words(text)
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is not known", f"allowed: {', '.join(words)}") from None
-
-
-def _command(flag: str, text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise UsageError(f"{flag}: cannot read {text!r} as a command: {error}", "check its quotes") from None
