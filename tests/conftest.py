@@ -19,8 +19,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 KERNEL_REASON = "kernel:"
+
+# How long an example takes says more about who else uses these cores than about what is tested.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 
 def _lacks_root() -> str:
