@@ -1,6 +1,7 @@
 """One round at the source: pages of every region, packed by the workers and sent as they get ready."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,17 @@ _SMALLEST_BATCH = 64
 
 _SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 16, 16
 """1 MiB of the guest's pages, from places all over its memory: 30 ms of one worker for all rungs."""
+
+
+_FAST_LINK = 4e-9
+"""Seconds a byte: 2 Gb/s. A delta of a page that would travel raw takes both sides 8 us more of their workers; over
+a link like this that page takes 16 us, over 10 Gb/s 3."""
+
+_LINK_MEMORY = 16 << 20
+"""Bytes over which the link is measured: more than its buffers hold."""
+
+_BUSY = 0.5
+"""Share of time with batches waiting at the destination from which on it is not the link that is slow."""
 
 
 @dataclass(slots=True)
@@ -71,7 +83,7 @@ def batch_limit(pages: int, workers: int, batch_pages: int) -> int:
 
 class Pusher:
     """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers;
-    ``destination_busy`` tells the share of time for which batches waited for its workers."""
+    ``destination_busy`` tells the share of time for which batches waited for its workers, ``clock`` seconds."""
 
     def __init__(
         self,
@@ -84,6 +96,7 @@ class Pusher:
         page_size: int,
         observer: Observer,
         destination_busy: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
         self._stage = stage
@@ -97,6 +110,8 @@ class Pusher:
         self._rungs = tuple(rung for rung in AUTO_RUNGS if rung.codec in codecs)
         self._auto = Auto(self._rungs, workers=stage.workers)
         self._destination_busy = destination_busy
+        self._clock = clock
+        self._link_seconds, self._link_bytes = 0.0, 0.0
         self._sequence = 0
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -154,11 +169,18 @@ class Pusher:
             return Choice(fixed, Why.FIXED)
         return self._auto.choose(Load(self._waiting, self._primed, self._destination_busy()))
 
+    def _sent(self, size: int, seconds: float) -> None:
+        kept = _LINK_MEMORY / (_LINK_MEMORY + size)
+        self._link_seconds = kept * self._link_seconds + seconds
+        self._link_bytes = kept * self._link_bytes + size
+
+    def _slow_link(self) -> bool:
+        return self._link_seconds > _FAST_LINK * self._link_bytes and self._destination_busy() < _BUSY
+
     async def _batch(self, number: int, region: int, runs: Runs, slot: int, *, first: bool) -> RoundResult:
         choice = self._choose()
         codec, level = choice.rung.codec, choice.rung.level
-        # Raw, a delta takes the workers more time than the page, so only the link's rate is a reason for it.
-        deltas = not first and (codec != RAW or self._waiting > 0)
+        deltas = not first and (codec != RAW or self._slow_link())
         packed = await self._stage.run(
             worker.pack,
             worker.ToPack(
@@ -197,9 +219,10 @@ class Pusher:
                     delta_pages=packed.delta_pages,
                     delta_words=packed.delta_words,
                 )
-                before = self._channel.sent_bytes
+                before, began = self._channel.sent_bytes, self._clock()
                 await self._channel.send_batch(header, self._stage.view(slot, packed.payload_bytes))
                 wire_bytes = self._channel.sent_bytes - before
+                self._sent(wire_bytes, self._clock() - began)
                 self._primed = True
         self._observer(
             BatchMoved(

@@ -231,6 +231,7 @@ class Sender:
             page_size=PAGE_SIZE,
             observer=self._observe,
             destination_busy=lambda: self._conversation.destination_busy,
+            clock=self._clock,
         )
         self._rounds = rounds = PreCopy(
             self._channel,

@@ -1,6 +1,5 @@
 """What a round asks of its workers, with a stage and a channel that are none."""
 
-import asyncio
 import math
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +39,7 @@ class FakeStage:
             data_runs=1,
             zero_runs=0,
             blocks=1,
-            payload_bytes=100,
+            payload_bytes=BATCH * 4096,
             checksum=0,
             codec=job.codec,
             cpu_seconds=0.0,
@@ -52,52 +51,72 @@ class FakeStage:
 
 
 class FakeChannel:
-    """Sends nothing before ``going`` is set."""
+    """Takes ``seconds`` of a clock for each byte."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         self.sent_bytes = 0
-        self.going = asyncio.Event()
+        self.now = 0.0
+        self.seconds = seconds
 
     async def send_batch(self, header: object, payload: memoryview) -> None:
-        await self.going.wait()
         self.sent_bytes += len(payload)
+        self.now += self.seconds * len(payload)
 
 
-async def rounds_of_jobs(number: int, codec: str, level: int, *, fast: bool) -> list[int]:
-    """What the jobs of four batches are told of their round."""
-    stage, channel = FakeStage(), FakeChannel()
-    if fast:
-        channel.going.set()
-    pusher: Any = Pusher(
-        channel,  # type: ignore[arg-type]
-        stage,  # type: ignore[arg-type]
-        Tuning(codec, level, math.inf, 0.3),
-        codecs=("lz4",),
-        batch_pages=BATCH,
-        page_size=4096,
-        observer=lambda event: None,
-    )
-    pushing = asyncio.ensure_future(pusher.push(number, [PageSet.full(4 * BATCH)], first=number == 1))
-    while len(stage.jobs) < 4:
-        await asyncio.sleep(0)
-    channel.going.set()
-    await pushing
-    return [job.round for job in stage.jobs]
+class Pushing:
+    """A pusher whose link takes so long for a byte, and whose destination is busy for this share of the time."""
+
+    def __init__(self, codec: str, level: int, seconds: float = 1e-9, busy: float = 0.0) -> None:
+        self.stage, self.channel = FakeStage(), FakeChannel(seconds)
+        self.pusher = Pusher(
+            self.channel,  # type: ignore[arg-type]
+            self.stage,  # type: ignore[arg-type]
+            Tuning(codec, level, math.inf, 0.3),
+            codecs=("lz4",),
+            batch_pages=BATCH,
+            page_size=4096,
+            observer=lambda event: None,
+            destination_busy=lambda: busy,
+            clock=lambda: self.channel.now,
+        )
+
+    async def push(self, number: int, batches: int = 8) -> set[int]:
+        """What the jobs of a round are told of their round."""
+        self.stage.jobs.clear()
+        await self.pusher.push(number, [PageSet.full(batches * BATCH)], first=number == 1)
+        assert len(self.stage.jobs) == batches
+        return {job.round for job in self.stage.jobs}
 
 
-@pytest.mark.parametrize("fast", [True, False])
-async def test_the_first_round_has_no_deltas(fast: bool) -> None:
-    assert await rounds_of_jobs(1, "lz4", 1, fast=fast) == [0, 0, 0, 0]
+@pytest.mark.parametrize("seconds", [0.0, 8e-9])
+async def test_compressed_pages_may_be_deltas_from_the_second_round_on(seconds: float) -> None:
+    pushing = Pushing("lz4", 1, seconds)
+    assert [await pushing.push(number) for number in (1, 2, 3)] == [{0}, {2}, {3}]
 
 
-@pytest.mark.parametrize("fast", [True, False])
-async def test_compressed_pages_of_later_rounds_may_be_deltas(fast: bool) -> None:
-    assert await rounds_of_jobs(2, "lz4", 1, fast=fast) == [2, 2, 2, 2]
+@pytest.mark.parametrize(
+    ("seconds", "busy", "deltas"),
+    [
+        (8e-9, 0.0, True),  # 1 Gb/s
+        (8e-8, 0.0, True),
+        (0.8e-9, 0.0, False),  # 10 Gb/s
+        (8e-9, 0.9, False),  # the destination's workers are what is slow
+    ],
+)
+async def test_raw_pages_may_be_deltas_where_the_link_is_slow(
+    seconds: float, busy: float, deltas: bool
+) -> None:
+    pushing = Pushing("lz4", 0, seconds, busy)
+    assert await pushing.push(1) == {0}
+    assert await pushing.push(2) == {2 if deltas else 0}
 
 
-async def test_raw_pages_are_whole_while_the_link_keeps_up() -> None:
-    assert await rounds_of_jobs(2, "lz4", 0, fast=True) == [0, 0, 0, 0]
-
-
-async def test_raw_pages_may_be_deltas_as_soon_as_batches_wait_for_the_link() -> None:
-    assert await rounds_of_jobs(3, "lz4", 0, fast=False) == [0, 0, 3, 3]
+async def test_raw_pages_follow_a_link_that_changes() -> None:
+    pushing = Pushing("lz4", 0, 8e-9)
+    await pushing.push(1)
+    pushing.channel.seconds = 0.4e-9
+    await pushing.push(2, 200)
+    assert await pushing.push(3) == {0}
+    pushing.channel.seconds = 8e-9
+    await pushing.push(4, 200)
+    assert await pushing.push(5) == {5}
