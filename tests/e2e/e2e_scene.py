@@ -62,6 +62,11 @@ class Scene:
         assert self._held is not None
         self._held.drop()
 
+    def lose_daemon(self) -> None:
+        """kill -9 of the daemon, and whatever it had yet to read or to say is lost."""
+        self.host.kill(self.daemon)
+        self.cut()
+
     def restart(self) -> Daemon:
         """Another daemon in the place of the one that is gone, behind the same address."""
         self.daemon = self.host.restart()

@@ -64,6 +64,13 @@ def still_serves(daemon: Daemon) -> None:
         assert isinstance(liar.ask(Query()), Capabilities)
 
 
+def assert_failed(liar: Liar, code: str) -> None:
+    """All that it still says is that this failed."""
+    told = [each for each in liar.last() if not isinstance(each, Progress | RoundDone)]
+    assert [type(each) for each in told] == [Failed], told
+    assert told[0].code == code, told
+
+
 NOISE = random.Random(7)
 
 
@@ -217,9 +224,7 @@ def test_a_batch_that_lies(served: tuple[Host, Daemon], lie: str) -> None:
     with Liar(daemon.port) as liar:
         assert isinstance(liar.ask(an_offer("g3")), Accept)
         liar.say(batch)
-        told = [each for each in liar.last() if not isinstance(each, Progress)]
-        assert [type(each) for each in told] == [Failed], told
-        assert told[0].code == code, told
+        assert_failed(liar, code)
     nothing_left(host, daemon)
 
 
@@ -241,9 +246,7 @@ def test_what_does_not_fit_what_came(served: tuple[Host, Daemon], end: str) -> N
     with Liar(daemon.port) as liar:
         assert isinstance(liar.ask(an_offer("g4")), Accept)
         liar.say(*parts)
-        told = [each for each in liar.last() if not isinstance(each, Progress | RoundDone)]
-        assert [type(each) for each in told] == [Failed], told
-        assert told[0].code == code, told
+        assert_failed(liar, code)
     nothing_left(host, daemon)
 
 

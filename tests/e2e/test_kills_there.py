@@ -16,8 +16,7 @@ pytestmark = pytest.mark.slow
 def test_in_pre_copy(host: Host) -> None:
     """A whole round is in place there. The next daemon discards it, and takes the guest when it comes again."""
     scene = halted(host, RoundDone)
-    host.kill(scene.daemon)
-    scene.cut()
+    scene.lose_daemon()
     scene.send.failure(8, "connection-lost")
     host.goes_on("a", "here")
     scene.restart().logged("discarded what migration")
@@ -29,8 +28,7 @@ def test_in_pre_copy(host: Host) -> None:
 @at(Digest, Ready)
 def test_while_the_guest_is_paused(host: Host, moment: type[Digest | Ready]) -> None:
     scene = halted(host, moment)
-    host.kill(scene.daemon)
-    scene.cut()
+    scene.lose_daemon()
     scene.send.failure(8, "connection-lost")
     host.goes_on("a", "here")
     scene.restart().logged("discarded what migration")
@@ -40,8 +38,7 @@ def test_while_the_guest_is_paused(host: Host, moment: type[Digest | Ready]) -> 
 def test_between_commit_and_its_decision(host: Host) -> None:
     """COMMIT never arrived. The source asks on until the daemon is back, and gets the guest back."""
     scene = halted(host, Commit)
-    host.kill(scene.daemon)
-    scene.cut()
+    scene.lose_daemon()
     scene.send.event("note")
     scene.waits_here()
     scene.restart()
@@ -52,8 +49,7 @@ def test_between_commit_and_its_decision(host: Host) -> None:
 def test_after_it_runs_the_guest(host: Host) -> None:
     """RUNNING is lost with the daemon: the guest lives on there, and the source is told when it is back."""
     scene = halted(host, Running)
-    host.kill(scene.daemon)
-    scene.cut()
+    scene.lose_daemon()
     scene.send.event("note")
     host.goes_on("a", "there", alone=False)
     scene.restart()
@@ -78,8 +74,7 @@ def test_after_it_decided_and_before_the_guest_started(host: Host) -> None:
 
 def test_the_source_has_left_and_a_person_settles_it(host: Host) -> None:
     scene = halted(host, Running)
-    host.kill(scene.daemon)
-    scene.cut()
+    scene.lose_daemon()
     scene.send.event("note")
     scene.send.signal(signal.SIGINT)
     scene.send.out.wait("Ctrl-C")
@@ -94,8 +89,7 @@ def test_the_source_has_left_and_a_person_settles_it(host: Host) -> None:
 
 def test_a_person_says_that_the_destination_is_gone_for_good(host: Host) -> None:
     scene = halted(host, Commit)
-    host.kill(scene.daemon)
-    scene.cut()
+    scene.lose_daemon()
     scene.relay.refusing = True
     scene.send.event("note")
     host.kill(scene.send)

@@ -33,6 +33,18 @@ def files(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture
+def arrived(
+    demo_guest: Start, files: tuple[Path, Path], entry: Any, copy_over: Any
+) -> tuple["subprocess.Popen[str]", Any, Any]:
+    """A guest all of which is there, frozen here: its process, the source, and the target that is ready."""
+    here, there = files
+    original = demo_guest(here)
+    source, target = open_source(f"demo:{here}"), make_target("g", entry("demo", there))
+    copy_over(source, target)
+    return original, source, target
+
+
 def _runner(path: Path) -> tuple[int, int]:
     with path.open("rb") as file:
         return read_runner(file.fileno())
@@ -106,12 +118,9 @@ def test_a_paused_guest_arrives_paused(
 
 
 def test_an_undone_migration_leaves_the_guest_running_and_nothing_there(
-    demo_guest: Start, files: tuple[Path, Path], entry: Any, copy_over: Any
+    arrived: Any, files: tuple[Path, Path]
 ) -> None:
-    here, there = files
-    original = demo_guest(here)
-    source, target = open_source(f"demo:{here}"), make_target("g", entry("demo", there))
-    copy_over(source, target)
+    original, source, target = arrived
     source.resume()
     target.discard()
     target.discard()
@@ -120,7 +129,7 @@ def test_an_undone_migration_leaves_the_guest_running_and_nothing_there(
     target.close()
     assert not process.is_stopped(original.pid)
     assert original.poll() is None
-    assert [each.name for each in here.parent.iterdir()] == ["here.mem"]
+    assert [each.name for each in files[0].parent.iterdir()] == ["here.mem"]
 
 
 def test_a_paused_guest_that_is_undone_stays_paused(
@@ -211,29 +220,21 @@ def test_somebody_else_who_writes_to_the_guests_memory_is_refused(
         open_source(f"demo:{files[0]}")
 
 
-def test_a_lost_standby_is_replaced(
-    demo_guest: Start, files: tuple[Path, Path], entry: Any, copy_over: Any
-) -> None:
-    here, there = files
-    demo_guest(here)
-    source, target = open_source(f"demo:{here}"), make_target("g", entry("demo", there))
-    copy_over(source, target)
-    waiting: Any = target
-    waiting._standby._process.kill()
+def test_a_lost_standby_is_replaced(arrived: Any, files: tuple[Path, Path]) -> None:
+    _, source, target = arrived
+    target._standby._process.kill()
     target.start(True)
     source.release(True)
-    assert _alive(_runner(there)[0])
+    assert _alive(_runner(files[1])[0])
     source.close()
     target.close()
 
 
 def test_after_a_crash_what_had_arrived_is_started_once(
-    demo_guest: Start, files: tuple[Path, Path], entry: Any, copy_over: Any
+    arrived: Any, files: tuple[Path, Path], entry: Any
 ) -> None:
-    here, there = files
-    demo_guest(here)
-    source, target = open_source(f"demo:{here}"), make_target("g", entry("demo", there))
-    copy_over(source, target)
+    _, source, target = arrived
+    there = files[1]
     source.release(True)
     source.close()
     target.close()  # as if we had died before start: the process that stood by is gone, the memory is not
