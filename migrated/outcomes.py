@@ -96,7 +96,9 @@ class Outcomes:
             return Aborted("this destination does not know the migration, and will never run it")
         if record.outcome is Outcome.RUN:
             return await self._start_late(migration_id)
-        return Running() if record.outcome is Outcome.RUNNING else Aborted("the destination had aborted")
+        if record.outcome is Outcome.RUNNING:
+            return Running()
+        return Aborted(str(record.details.get("why") or "the destination had aborted"))
 
     def _refuse_for_ever(self, migration_id: str) -> None:
         if self._strangers.read(migration_id) is None:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import xxhash
 
@@ -112,6 +113,7 @@ class Receiver:
         self._run_tried = False
         self._ready = False
         self._aborted = False
+        self._why_aborted = ""
         self._was_running = True
         self._commit_answered = False
         self._outcome: Running | Failed | None = None
@@ -416,7 +418,7 @@ class Receiver:
         async with self._commit_turn:
             record = await in_thread(self._records.read, self.migration_id)
             if self._aborted or (record is not None and record.outcome is Outcome.ABORTED):
-                return Aborted("the destination had aborted")
+                return Aborted(self._why_aborted or "the destination had aborted")
             if not self._ready:
                 raise ProtocolError("the source commits before the destination is ready")
             if record is None or record.outcome is not Outcome.RUNNING:
@@ -459,7 +461,10 @@ class Receiver:
                     await self._channel.send(self._outcome)
 
     def _record(self, outcome: Outcome) -> Record:
-        return Record(self.migration_id, outcome, self._offer.guest, {"was_running": self._was_running})
+        details: dict[str, Any] = {"was_running": self._was_running}
+        if outcome is Outcome.ABORTED:
+            details["why"] = self._why_aborted
+        return Record(self.migration_id, outcome, self._offer.guest, details)
 
     async def _abort(self, error: BaseException) -> None:
         """Make ABORTED durable, leave nothing behind, and say why; unless RUN already is."""
@@ -468,6 +473,7 @@ class Receiver:
                 return
             self._aborted = True  # also if the record can't be written: what is discarded now never runs
             known = error if isinstance(error, MigratedError) else MigratedError(f"it stopped: {error!r}")
+            self._why_aborted = relayed(known, THIS_SIDE)[0]
             await self._drain()
             await self._record_aborted()
             try:
