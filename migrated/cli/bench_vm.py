@@ -135,8 +135,15 @@ def vm(
         results = Results.resume(output, settings, host)
     else:
         results = Results.create(output, settings, host)
-    with _ending_cleanly():
-        run(machinery, list(steps(cells, modes, runs)), results, _tell)
+    try:
+        with _ending_cleanly():
+            run(machinery, list(steps(cells, modes, runs)), results, _tell)
+    except KeyboardInterrupt:
+        say(
+            "ended early; "
+            + (f"--output {output} --resume goes on" if output else "nothing was kept: no --output")
+        )
+        raise
     _print(results, as_json=as_json, markdown=False)
     wrong = [each for each in results.measurements if not each.intact]
     if wrong:

@@ -70,6 +70,14 @@ def test_one_wrong_byte_is_found(folder: Path, content: Path) -> None:
             machine.verify()
 
 
+def test_a_guest_that_is_gone_is_not_intact(folder: Path, content: Path) -> None:
+    with Machine(folder, "a", HOST, spec("content=/dev/vda", content)) as machine:
+        machine.wait_for_beats(5)
+        machine.monitor.quit()
+        with pytest.raises(GuestError, match=r"takes no words|QEMU ended"):
+            machine.verify()
+
+
 def test_a_qemu_that_does_not_start_says_why(folder: Path) -> None:
     with pytest.raises(GuestError, match=r"QEMU did not start: .*accelerator"):
         Machine(folder, "a", HOST, Spec(160 << 20, 1, build(), "", accelerator="steam"))

@@ -42,6 +42,8 @@ def test_the_words_of_a_guest_say_what_it_writes() -> None:
 
 def test_a_link_by_its_text() -> None:
     assert LinkRate.parse("1gbit").tc == "1000000000bit"
+    for text in ("200mbit", "1gbit", "unlimited"):
+        assert LinkRate.parse(str(LinkRate.parse(text))) == LinkRate.parse(text)
     assert str(LinkRate.parse("200mbit")) == "200 Mb/s"
     assert LinkRate.parse("unlimited").tc == "unlimited"
     assert math.isinf(LinkRate.parse("unlimited").rate)
@@ -57,10 +59,11 @@ def test_cells_of_a_guest_come_together_and_once() -> None:
     ]
 
 
-def test_a_cell_that_drowns() -> None:
+def test_a_cell_counts_if_the_link_carries_what_is_written() -> None:
     guest = parse_guest("mixed:40MB/s")
-    assert Cell(LinkRate.parse("200mbit"), guest).drowned
-    assert not Cell(LinkRate.parse("1gbit"), guest).drowned
+    assert not Cell(LinkRate.parse("200mbit"), guest).scored
+    assert Cell(LinkRate.parse("1gbit"), guest).scored
+    assert Cell(LinkRate.parse("unlimited"), guest).scored
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -60,6 +60,12 @@ def test_a_cell(made: Make) -> None:
     assert "noise of this host: a fixed piece of work took 50 ms (50-50)" in text
 
 
+def test_a_cell_that_is_not_scored(made: Make) -> None:
+    text = shown(made(link="200 Mb/s", guest="mixed:40MB/s", written_rate=4e7))
+    assert "200 Mb/s, mixed:40MB/s, rewrites 40 MB/s (more than the link carries: not scored)" in text
+    assert "not scored" not in shown(made(link="1 Gb/s", guest="mixed:40MB/s", written_rate=4e7))
+
+
 def test_a_guest_that_is_wrong_cannot_be_overlooked(made: Make) -> None:
     assert "WRONG: page 7" in row(shown(made(intact=False, why="page 7")), "qemu:none")
 

@@ -67,6 +67,7 @@ def test_one_that_is_ended_leaves_nothing_but_its_results(tmp_path: Path) -> Non
         started = leftovers() - before
         running.terminate()
         assert running.wait(timeout=60) == 130
+        assert "--resume goes on" in running.stderr.read()
     assert len(started) >= 3
     assert not started & leftovers()
     assert len(file.read_text().splitlines()) == 2

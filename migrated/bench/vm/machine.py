@@ -183,14 +183,17 @@ class Machine:
         """Whether its QEMU has not ended."""
         return self._process.poll() is None
 
+    def _must_live(self) -> None:
+        if not self.alive:
+            raise GuestError(f"QEMU ended: {self._log.read_text(errors='replace')[-_QUOTED:].strip()}")
+
     def wait_for_beats(self, beats: int, patience: float = _BOOT_SECONDS) -> None:
         """Until it has beaten so often from now on."""
         self.console.look()
         ending = self.console.beat + beats
 
         def reached() -> bool:
-            if not self.alive:
-                raise GuestError(f"QEMU ended: {self._log.read_text(errors='replace')[-_QUOTED:].strip()}")
+            self._must_live()
             self.console.look()
             return self.console.beat >= ending
 
@@ -199,11 +202,15 @@ class Machine:
     def verify(self) -> None:
         """Have it check every byte that it wrote. GuestError: one is wrong, or no answer comes."""
         before = self.console.verified
-        with socket.socket(socket.AF_UNIX) as words:
-            words.connect(str(self._words_path))
-            words.sendall(b"verify\n")
+        try:
+            with socket.socket(socket.AF_UNIX) as words:
+                words.connect(str(self._words_path))
+                words.sendall(b"verify\n")
+        except OSError as error:
+            raise GuestError(f"the guest's QEMU takes no words: {error.strerror}") from error
 
         def answered() -> bool:
+            self._must_live()
             self.console.look()
             return self.console.verified > before
 

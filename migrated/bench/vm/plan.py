@@ -40,9 +40,9 @@ class Cell:
     guest: Guest
 
     @property
-    def drowned(self) -> bool:
-        """The guest writes more than the link carries: who converges then depends on the ratio alone."""
-        return self.guest.rate > self.link.rate
+    def scored(self) -> bool:
+        """Whether the link carries what the guest writes: if not, who converges depends on the ratio alone."""
+        return self.guest.rate <= self.link.rate
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def _head(results: Results) -> Iterator[str]:
 
 def _title(cell: CellSummary) -> str:
     written = f", rewrites {cell.written_rate.median / 1e6:.0f} MB/s" if cell.written_rate else ""
+    if not cell.scored:
+        written += " (more than the link carries: not scored)"
     runs = max(each.runs for each in cell.modes)
     return f"{cell.link}, {cell.guest}{written} - {runs} run{'s' if runs > 1 else ''} of each mode"
 

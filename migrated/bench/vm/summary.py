@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from migrated.bench.vm.drive import Status
+from migrated.bench.vm.guests import parse_guest
+from migrated.bench.vm.plan import Cell, LinkRate
 from migrated.bench.vm.results import Measurement
 
 __all__ = ["CellSummary", "ModeSummary", "Spread", "as_plain", "summarise"]
@@ -63,6 +65,11 @@ class CellSummary:
     best: ModeSummary | None
     probe: Spread
     written_rate: Spread | None
+
+    @property
+    def scored(self) -> bool:
+        """See :attr:`migrated.bench.vm.plan.Cell.scored`."""
+        return Cell(LinkRate.parse(self.link), parse_guest(self.guest)).scored
 
     def ratio(self, mode: ModeSummary, figure: str) -> float | None:
         """``mode``'s median of ``figure`` to that of the best; None where either has none."""
@@ -139,6 +146,7 @@ def as_plain(cells: Iterable[CellSummary]) -> list[dict[str, Any]]:
         {
             "link": cell.link,
             "guest": cell.guest,
+            "scored": cell.scored,
             "best_qemu_mode": cell.best.mode if cell.best else None,
             "probe_seconds": cell.probe.__dict__,
             "written_rate": cell.written_rate.__dict__ if cell.written_rate else None,
