@@ -60,9 +60,12 @@ def test_the_heart_follows_the_guest(consoles: tuple[Console, Console], tmp_path
         assert not heart.wait_for_beats_there(1, 0.05), "it is still here"
         say(tmp_path / "there", "".join(f"beat {number}\n" for number in range(3, 10)))
         assert heart.wait_for_beats_there(5, 10)
+        first = heart.arrived, heart.switch
+        say(tmp_path / "there", "".join(f"beat {number}\n" for number in range(10, 40)))
+        heart.wait_for_beats_there(30, 10)
     finally:
         heart.stop()
-    assert heart.arrived
+    assert (heart.arrived, heart.switch) == first, "the guest arrives once"
     assert 0.03 < heart.switch <= heart.longest
     assert heart.fault == ""
 

@@ -53,6 +53,12 @@ def test_a_mode_that_did_not_always_complete_is_not_the_best(made: Make) -> None
     assert zstd.total.high == 1.0, "what never ended is no total time"
 
 
+def test_a_mode_that_broke_a_guest_is_not_the_best(made: Make) -> None:
+    (cell,) = summarise([made("qemu:none"), made("qemu:xbzrle", total_seconds=1.0, intact=False)])
+    assert cell.best is not None
+    assert cell.best.mode == "qemu:none"
+
+
 def test_without_a_mode_of_qemu_there_is_no_ratio(made: Make) -> None:
     (cell,) = summarise([made("migrated:lz4")])
     assert cell.best is None

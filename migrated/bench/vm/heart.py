@@ -29,8 +29,7 @@ class Heart(threading.Thread):
         super().__init__(name="heart", daemon=True)
         self._source, self._destination = source, destination
         self._ended = threading.Event()
-        self._settled = threading.Event()
-        self._wanted = 0
+        self._news = threading.Condition()
         self.fault = ""
         self.longest = self.switch = self.arrived = 0.0
 
@@ -42,7 +41,8 @@ class Heart(threading.Thread):
             self._watch()
         except MigratedError as error:
             self.fault = error.what
-            self._settled.set()
+            with self._news:
+                self._news.notify()
 
     def _watch(self) -> None:
         self._source.look()
@@ -58,13 +58,17 @@ class Heart(threading.Thread):
                 last_here = now
             if there and not self.arrived:
                 self.arrived, self.switch = now, now - last_here
-            if self._destination.beat >= self._source.beat + self._wanted and self._wanted:
-                self._settled.set()
+            with self._news:
+                self._news.notify()
 
     def wait_for_beats_there(self, beats: int, patience: float) -> bool:
-        """Wait until the guest has beaten so often at the destination; False if it does not in time."""
-        self._wanted = beats
-        return self._settled.wait(patience)
+        """Wait until the guest has beaten so often at the destination, or has a fault; False: neither came in time."""
+
+        def arrived() -> bool:
+            return bool(self.fault) or self._destination.beat >= self._source.beat + beats
+
+        with self._news:
+            return self._news.wait_for(arrived, patience)
 
     def stop(self) -> None:
         """End. May be called twice."""
