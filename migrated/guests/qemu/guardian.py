@@ -88,6 +88,7 @@ def _put_back(path: Path, pid: int, settings: Mapping[str, bool], state: str) ->
             try:
                 if state != "running":
                     put_back(monitor, pid, was_running=state == "paused")
+                monitor.take_stream_back()
                 monitor.set_capabilities(settings)
                 return
             finally:

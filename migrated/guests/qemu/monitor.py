@@ -18,6 +18,9 @@ lacks the setting is waited for a little longer."""
 
 _LOOK_AGAIN_SECONDS = 0.005
 
+_STREAM = "migrated-devices"
+"""A name for the descriptor within QEMU."""
+
 _ACTIVE = ("setup", "active", "pre-switchover", "device", "postcopy-active", "wait-unplug", "cancelling")
 
 _FINALIZING = "finish-migrate"
@@ -92,11 +95,20 @@ class Monitor:
 
     # -- QEMU's own migration ----------------------------------------------------------------------
 
-    def begin_migration(self, command: str, uri: str) -> Sent:
-        """Send ``migrate`` or ``migrate-incoming``; :meth:`wait_for_migration` then waits for that one."""
+    def give_stream(self, descriptor: int) -> None:
+        """Hand QEMU the stream by which the devices will travel. It is duplicated."""
+        self.qmp.give_descriptor(_STREAM, descriptor)
+
+    def take_stream_back(self) -> None:
+        """Have QEMU close a stream that was handed to it and not used."""
+        with contextlib.suppress(CommandFailedError):
+            self.qmp.execute("closefd", {"fdname": _STREAM})
+
+    def begin_migration(self, command: str) -> Sent:
+        """Send ``migrate`` or ``migrate-incoming``, by the stream; :meth:`wait_for_migration` waits for its end."""
         with self._news:
             self._told = ""
-        return self.qmp.send(command, {"uri": uri})
+        return self.qmp.send(command, {"uri": f"fd:{_STREAM}"})
 
     def end_migration(self, patience: float = 5.0) -> None:
         """Cancel a migration that is under way, and wait until it has ended."""

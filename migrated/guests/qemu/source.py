@@ -33,8 +33,6 @@ _CHUNK = 256 << 10
 _DEVICE_SECONDS = 20.0
 """Devices take some 20 ms; one that waits for its disk longer than this fails the migration."""
 
-_DESCRIPTOR_NAME = "migrated-devices"
-
 
 class QemuSource(SourceGuest):
     """A VM of QEMU. It is paused and goes on by its monitor; if we are killed, a guardian lets it go on.
@@ -99,7 +97,7 @@ class QemuSource(SourceGuest):
         # All that the devices take is ready before the pause.
         self._devices, theirs = socket.socketpair()
         with theirs:
-            qmp.give_descriptor(_DESCRIPTOR_NAME, theirs.fileno())
+            self._monitor.give_stream(theirs.fileno())
 
     def _targets(self, machine: Machine, index: int) -> list[TrackTarget]:
         region = self.regions[index]
@@ -194,7 +192,7 @@ class QemuSource(SourceGuest):
         self._gave_devices = True
         with ours:
             ours.settimeout(_DEVICE_SECONDS)
-            monitor.begin_migration("migrate", f"fd:{_DESCRIPTOR_NAME}").answer()
+            monitor.begin_migration("migrate").answer()
             while True:
                 try:
                     piece = ours.recv(_CHUNK)
@@ -242,7 +240,7 @@ class QemuSource(SourceGuest):
             try:
                 self.resume()
                 if self._devices is not None:
-                    self._monitor.qmp.execute("closefd", {"fdname": _DESCRIPTOR_NAME})
+                    self._monitor.take_stream_back()
                 self._monitor.set_capabilities(self._settings)
             except MigratedError:
                 done = False

@@ -36,7 +36,6 @@ _START_SECONDS = 30.0
 _LOAD_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 0.02
 _TAIL_BYTES = 400
-_DESCRIPTOR_NAME = "migrated-devices"
 
 
 class QemuTarget(TargetGuest):
@@ -100,7 +99,7 @@ class QemuTarget(TargetGuest):
             self._stream, theirs = socket.socketpair()
             self._stream.settimeout(_LOOK_AGAIN_SECONDS)
             with theirs:
-                monitor.qmp.give_descriptor(_DESCRIPTOR_NAME, theirs.fileno())
+                monitor.give_stream(theirs.fileno())
         except BaseException:
             if self.regions:
                 self._marker.unlink(missing_ok=True)
@@ -213,7 +212,7 @@ class QemuTarget(TargetGuest):
         if self._monitor is None or self._stream is None:
             raise GuestError(f"guest {self.name} was not prepared")
         if self._loading is None:
-            self._loading = self._monitor.begin_migration("migrate-incoming", f"fd:{_DESCRIPTOR_NAME}")
+            self._loading = self._monitor.begin_migration("migrate-incoming")
         rest = memoryview(piece)
         ending = time.monotonic() + _LOAD_SECONDS
         while rest:
@@ -285,8 +284,7 @@ class QemuTarget(TargetGuest):
                 return  # not what waited for the guest
             backends = machine.backends
             if machine.migration == "none" and not self._command:
-                if self._stream is not None:
-                    monitor.qmp.execute("closefd", {"fdname": _DESCRIPTOR_NAME})
+                monitor.take_stream_back()
                 monitor.set_capabilities(self._settings)
             else:
                 monitor.quit()

@@ -1,41 +1,32 @@
-"""Virtual machines of a test, and two sides to move them between.
+"""Virtual machines of a test.
 
 A machine boots once per shape and session; every test then gets a copy of it that goes on from there, in half a
 second. Its console tells whether its memory is right (`migrated/bench/vm/guest.c`): see :meth:`Vm.goes_on`.
 """
 
-import asyncio
 import contextlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from migrated.bench.vm.image import Image, build
-from migrated.client import Outgoing
-from migrated.config import GuestEntry, SendSettings, ServeSettings, Settings
-from migrated.config.model import HostSettings
-from migrated.daemon import Daemon
-from migrated.engine.events import Event, Report
-from migrated.engine.ports import in_thread
-from migrated.guests.base import GuestOptions
+from migrated.bench.vm.image import Image
+from migrated.config import GuestEntry
 from migrated.guests.qemu.monitor import Monitor
 from migrated.guests.qemu.target import QemuTarget
 from migrated.guests.uri import open_source
-from migrated.net.address import Address
 
 QEMU = "qemu-system-x86_64"
 PATIENCE = 30.0
 _BOOT_SECONDS = 120.0
-_BEAT = re.compile(r"^beat (\d+) up (\d+) written (\d+) checked (\d+) gap (\d+)(?: disk (\d+))?$")
+BEAT = re.compile(r"^beat (\d+) up (\d+) written (\d+) checked (\d+) gap (\d+)(?: disk (\d+))?$")
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,7 @@ class Vm:
     disk: Path
     process: "subprocess.Popen[bytes] | None" = None
     pid: int = 0
+    _monitor: Monitor | None = field(default=None, repr=False, compare=False)
 
     @property
     def socket(self) -> Path:
@@ -85,19 +77,24 @@ class Vm:
     def console(self) -> Path:
         return self.folder / f"{self.name}.console"
 
+    @property
+    def words(self) -> Path:
+        """The guest's second serial port; see `guest.c`."""
+        return self.folder / f"{self.name}.words"
+
     def memory(self, number: int = 0) -> Path:
         return self.folder / f"{self.name}.mem{number}"
 
     def command(self, *more: str) -> list[str]:
         """QEMU's command line."""
         shape = self.shape
-        words = f"console=ttyS0 quiet panic=-1 beat=50 check=48M fill={shape.fill} rate={shape.rate}"
+        words = f"console=ttyS0 quiet panic=-1 beat=50 check=4M fill={shape.fill} rate={shape.rate}"
         words += f" disk={int(shape.disk)}"
         command = [
             *(QEMU, "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"),
             *("-m", f"{shape.memory}M", "-smp", str(shape.processors)),
             *("-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", words),
-            *("-serial", f"file:{self.console}"),
+            *("-serial", f"file:{self.console}", "-serial", f"unix:{self.words},server=on,wait=off"),
             *("-qmp", f"unix:{self.socket},server=on,wait=off"),
             *("-qmp", f"unix:{self.socket}.test,server=on,wait=off"),
             *("-device", "virtio-balloon-pci,id=balloon"),
@@ -127,12 +124,16 @@ class Vm:
 
     @contextlib.contextmanager
     def monitor(self) -> Iterator[Monitor]:
-        """The test's own monitor."""
-        monitor = Monitor(self._test_socket)
+        """The test's own monitor; within another such context the same."""
+        if self._monitor is not None:
+            yield self._monitor
+            return
+        self._monitor = Monitor(self._test_socket)
         try:
-            yield monitor
+            yield self._monitor
         finally:
-            monitor.close()
+            self._monitor.close()
+            self._monitor = None
 
     @property
     def status(self) -> str:
@@ -152,7 +153,7 @@ class Vm:
         text = self.console.read_text(errors="replace") if self.console.exists() else ""
         assert "WRONG" not in text, text[-500:]
         assert "panic" not in text, text[-2000:]
-        lines = map(_BEAT.match, text.splitlines())
+        lines = map(BEAT.match, text.splitlines())
         return [tuple(int(each or 0) for each in line.groups()) for line in lines if line]
 
     def last_beat(self) -> int:
@@ -166,12 +167,16 @@ class Vm:
         return self.last_beat()
 
     def checks_all(self) -> None:
-        """Wait until every page of its pattern was looked at once more."""
-        pages = int(self.shape.fill.removesuffix("M")) * 256
-        first = self.beats()[-1][3] if self.beats() else 0
-        wait_until(
-            lambda: self.beats() and self.beats()[-1][3] > first + pages, "a check of all memory", 60.0
-        )
+        """Have every page of its pattern looked at, here and now."""
+        proved = self.console.read_text().count("verified ")
+        with socket.socket(socket.AF_UNIX) as words:
+            words.connect(str(self.words))
+            words.sendall(b"verify\n")
+            wait_until(
+                lambda: self.beats() and self.console.read_text().count("verified ") > proved,
+                "a check of all memory",
+                60.0,
+            )
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -272,112 +277,3 @@ def entry(vm: Vm, *, command: bool = False) -> GuestEntry:
     return GuestEntry(
         kind="qemu", path=vm.socket, command=tuple(vm.command("-incoming", "defer")) if command else ()
     )
-
-
-class Sides:
-    """A daemon in this process, and machines. Everything ends with :meth:`close`."""
-
-    def __init__(self, folder: Path, stable: Stable) -> None:
-        self.folder = folder
-        self.stable = stable
-        self.vms: list[Vm] = []
-        self.daemon: Daemon | None = None
-        self.far_events: list[Event] = []
-        self.observe_far: Callable[[Event], None] = lambda _event: None
-        self._settings = Settings(host=HostSettings(state_dir=str(folder / "here")))
-
-    def vm(self, name: str = "a", shape: Shape | None = None) -> Vm:
-        """A machine that runs."""
-        vm = self.stable.copy(self.folder, name, shape or Shape())
-        self.vms.append(vm)
-        return vm
-
-    def other(self, vm: Vm, name: str = "b", **changes: Any) -> Vm:
-        """Where ``vm`` may go: not started. ``changes`` are of its shape."""
-        shape = Shape(**{**vm.shape.__dict__, **changes}) if changes else vm.shape
-        made = Vm(self.folder, name, shape, vm.image, vm.disk)
-        self.vms.append(made)
-        return made
-
-    async def serve(self, **guests: GuestEntry) -> None:
-        settings = Settings(
-            host=HostSettings(state_dir=str(self.folder / "there")),
-            serve=ServeSettings(listen=Address(path=str(self.folder / "daemon"))),
-            guests=guests,
-        )
-
-        def observe(event: Event) -> None:
-            self.far_events.append(event)
-            self.observe_far(event)
-
-        self.daemon = Daemon(settings, lambda _offer: observe)
-        await self.daemon.start()
-
-    async def outgoing(
-        self, vm: Vm, name: str, observe: Callable[[Event], None] = lambda _event: None, **more: Any
-    ) -> Outgoing:
-        """A migration that has opened its machine, to be run."""
-        assert self.daemon is not None
-        options = GuestOptions(**{key: more.pop(key) for key in ("tracker", "keep") if key in more})
-        guest = await in_thread(open_source, f"qemu:{vm.socket}", options)
-        settings = self._settings.model_copy(
-            update={"send": SendSettings(**{"compress_workers": 2, "downtime": 1.0, **more})}
-        )
-        return Outgoing(guest, self.daemon.address, settings, name=name, observer=observe)
-
-    async def move(self, vm: Vm, name: str, **more: Any) -> Report:
-        return await (await self.outgoing(vm, name, **more)).run()
-
-    async def close(self) -> None:
-        if self.daemon is not None:
-            await self.daemon.drain(0.0)
-        for vm in self.vms:
-            vm.kill()
-            with contextlib.suppress(AssertionError):
-                if vm.process is None:
-                    vm.find().kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class Pulse(threading.Thread):
-    """Watches the consoles of machines for new beats: the longest time without one, and that none is lost."""
-
-    def __init__(self, vms: list[Vm]) -> None:
-        super().__init__(daemon=True)
-        self._vms = vms
-        self._ended = threading.Event()
-        self.longest = 0.0
-        self.seen = SimpleNamespace(number=0, at=time.monotonic())
-
-    def run(self) -> None:
-        places = dict.fromkeys(range(len(self._vms)), 0)
-        while not self._ended.wait(0.004):
-            for index, vm in enumerate(self._vms):
-                with contextlib.suppress(OSError), vm.console.open("rb") as file:
-                    file.seek(places[index])
-                    new = file.read()
-                    places[index] += new.rfind(b"\n") + 1
-                    for line in new[: new.rfind(b"\n") + 1].decode(errors="replace").splitlines():
-                        self._line(line)
-
-    def _line(self, line: str) -> None:
-        match = _BEAT.match(line)
-        if match and int(match[1]) > self.seen.number:
-            now = time.monotonic()
-            if self.seen.number:
-                self.longest = max(self.longest, now - self.seen.at)
-            self.seen.number, self.seen.at = int(match[1]), now
-
-    def stop(self) -> float:
-        self._ended.set()
-        self.join()
-        return self.longest
-
-
-def build_image() -> Image:
-    return build()
-
-
-async def until(fact: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """:func:`wait_until` beside a running event loop."""
-    await asyncio.to_thread(wait_until, fact, what, patience)

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 
 import pytest
-from qemu_vm import Pulse, Shape, Sides, Vm, entry, until
+from qemu_sides import Pulse, Sides, until
+from qemu_vm import Shape, Vm, entry
 
 from migrated.engine.events import Stalled
 
