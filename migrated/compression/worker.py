@@ -88,8 +88,8 @@ class ToPack:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds, in all and for the
-    codec alone). ``data_bytes`` is what the codec was given: less than the data pages have, where some are deltas."""
+    """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds: in all, for the codec,
+    for finding deltas). ``data_bytes`` is what the codec was given: less than the data pages have, where some are deltas."""
 
     data_pages: int
     zero_pages: int
@@ -102,6 +102,7 @@ class Packed:
     codec: str
     cpu_seconds: float
     codec_seconds: float
+    delta_seconds: float
     data_bytes: int
     delta_pages: int
     delta_words: int
@@ -202,8 +203,10 @@ class Worker:
         travels = nonzero & changed
         data_pages = int(np.count_nonzero(travels))
         found = None
+        looking = time.thread_time()
         if self._deltas is not None and job.round and data_pages:
             found = self._deltas.find(pages, travels, numbers, before, region=job.region, round_=job.round)
+        looked = time.thread_time()
         kept = self._select(pages, travels if found is None else travels & ~found.mask, data)
         if found is not None:
             whole = len(kept)
@@ -232,6 +235,7 @@ class Worker:
             codec=job.codec if data_pages else RAW,
             cpu_seconds=time.thread_time() - began,
             codec_seconds=compressed - compressing,
+            delta_seconds=looked - looking,
             data_bytes=len(kept),
             delta_pages=len(found.deltas.counts) if found is not None else 0,
             delta_words=len(found.deltas.words) if found is not None else 0,

@@ -44,6 +44,7 @@ class FakeStage:
             codec=job.codec,
             cpu_seconds=0.0,
             codec_seconds=0.0,
+            delta_seconds=0.0,
             data_bytes=BATCH * 4096,
             delta_pages=0,
             delta_words=0,
