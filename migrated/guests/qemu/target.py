@@ -25,7 +25,7 @@ from migrated.guests.qemu.settings import IGNORE_SHARED, LATE_ACTIVATE, adopt, m
 from migrated.memory.linux import process
 from migrated.memory.maps import find_writers, mappings_of_file
 from migrated.memory.region import FileRegion
-from migrated.pages import PageSet
+from migrated.pages import PAGE_SIZE, PageSet
 
 __all__ = ["QemuTarget"]
 
@@ -341,7 +341,8 @@ class QemuTarget(TargetGuest):
 def _open_memory(backend: Backend, pid: int) -> FileRegion:
     """The memory of the QEMU that waits, writable and locked. GuestError: somebody else uses it."""
     path = Path(backend.path)
-    check_room(path.parent, backend.size - path.stat().st_blocks * 512)
+    if backend.page_size == PAGE_SIZE:  # QEMU has reserved its huge pages, or would not have started
+        check_room(path.parent, backend.size - path.stat().st_blocks * 512)
     region = FileRegion(path, backend.size, writable=True, name=backend.name)
     try:
         if not mappings_of_file(pid, region.fileno()):

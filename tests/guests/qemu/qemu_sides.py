@@ -70,7 +70,7 @@ class Sides:
         options = GuestOptions(**{key: more.pop(key) for key in ("tracker", "keep") if key in more})
         guest = await in_thread(open_source, f"qemu:{vm.socket}", options)
         settings = self._settings.model_copy(
-            update={"send": SendSettings(**{"compress_workers": 2, "downtime": 1.0, **more})}
+            update={"send": SendSettings(**{"compress_workers": 1, "downtime": 1.0, **more})}
         )
         return Outgoing(guest, self.daemon.address, settings, name=name, observer=observe)
 
@@ -121,6 +121,9 @@ class Home:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+_LOOK_SECONDS = 0.004
+
+
 class Pulse(threading.Thread):
     """Watches the consoles of machines for new beats: the longest time without one, and that none is lost."""
 
@@ -128,12 +131,16 @@ class Pulse(threading.Thread):
         super().__init__(daemon=True)
         self._vms = vms
         self._ended = threading.Event()
-        self.longest = 0.0
+        self.longest, self.late = 0.0, 0.0
+        """The longest time between two beats; and by how much this thread itself woke up too late, at most."""
         self.seen, self._seen_at = 0, 0.0
 
     def run(self) -> None:
         places = dict.fromkeys(range(len(self._vms)), 0)
-        while not self._ended.wait(0.004):
+        looked = time.monotonic()
+        while not self._ended.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            self.late, looked = max(self.late, now - looked - _LOOK_SECONDS), now
             for index, vm in enumerate(self._vms):
                 with contextlib.suppress(OSError), vm.console.open("rb") as file:
                     file.seek(places[index])

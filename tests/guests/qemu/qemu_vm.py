@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from migrated.bench.vm.image import Image
 from migrated.config import GuestEntry
 from migrated.guests.qemu.monitor import Monitor
 from migrated.guests.qemu.target import QemuTarget
 from migrated.guests.uri import open_source
+from migrated.pages import PAGE_SIZE
 
 QEMU = "qemu-system-x86_64"
 PATIENCE = 30.0
@@ -64,6 +67,7 @@ class Vm:
     shape: Shape
     image: Image
     disk: Path
+    memory_folder: Path | None = None
     process: "subprocess.Popen[bytes] | None" = None
     pid: int = 0
     _monitor: Monitor | None = field(default=None, repr=False, compare=False)
@@ -83,7 +87,7 @@ class Vm:
         return self.folder / f"{self.name}.words"
 
     def memory(self, number: int = 0) -> Path:
-        return self.folder / f"{self.name}.mem{number}"
+        return (self.memory_folder or self.folder) / f"{self.name}.mem{number}"
 
     def command(self, *more: str) -> list[str]:
         """QEMU's command line."""
@@ -226,7 +230,7 @@ class Stable:
                 disk.truncate(1 << 20)
             vm.start()
             try:
-                wait_until(lambda: vm.last_beat() > 3, f"boot of {shape}", _BOOT_SECONDS)
+                wait_until(lambda: vm.last_beat() > 3 or not vm.alive, f"boot of {shape}", _BOOT_SECONDS)
                 with vm.monitor() as monitor:
                     monitor.qmp.execute("stop")
                 source = open_source(f"qemu:{vm.socket}")
@@ -238,19 +242,22 @@ class Stable:
             self.booted[shape] = folder
         return self.booted[shape]
 
-    def copy(self, folder: Path, name: str, shape: Shape) -> Vm:
+    def copy(self, folder: Path, name: str, shape: Shape, memory_folder: Path | None = None) -> Vm:
         """A machine that goes on from where the booted one stopped."""
-        vm = Vm(folder, name, shape, self.image, folder / "disk")
+        vm = Vm(folder, name, shape, self.image, folder / "disk", memory_folder)
         shutil.copy(self.boot(shape) / "disk", vm.disk)
         vm.start("-incoming", "defer")
-        target = QemuTarget(name, entry(vm))
         sizes = [(f"m{number}", (shape.memory << 20) // shape.backends) for number in range(shape.backends)]
-        target.prepare(sizes)
-        self.fill(target, shape)
-        target.make_ready()
-        target.start(was_running=True)
-        target.close()
-        vm.goes_on(0)
+        with contextlib.ExitStack() as undo:
+            undo.callback(vm.kill)
+            target = undo.enter_context(contextlib.closing(QemuTarget(name, entry(vm))))
+            target.prepare(sizes)
+            self.fill(target, shape)
+            target.make_ready()
+            target.start(was_running=True)
+            vm.goes_on(0)
+            undo.pop_all()
+            target.close()
         return vm
 
     def fill(self, target: QemuTarget, shape: Shape) -> None:
@@ -258,9 +265,9 @@ class Stable:
         booted = self.boot(shape)
         for number, region in enumerate(target.regions):
             with (booted / f"boot.mem{number}").open("rb") as old:
-                new = region.fileno()
                 for start, data in _pieces(old):
-                    os.pwrite(new, data, start)
+                    runs = np.array([[start // PAGE_SIZE, len(data) // PAGE_SIZE]])
+                    region.write(runs, memoryview(data))
         target.load_device_state((booted / "devices").read_bytes())
 
 

@@ -22,7 +22,7 @@ async def arrived(there: Vm, after: int) -> None:
     assert after < first <= after + 25, f"it stopped at beat {after} and went on with {first}"
     await asyncio.to_thread(there.checks_all)
     assert there.status == "running"
-    assert there.settings == OFF
+    await until(lambda: there.settings == OFF, "its settings as by default")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ async def arrived(there: Vm, after: int) -> None:
     [
         pytest.param(Shape(rate="0"), id="idle"),
         pytest.param(Shape(rate="8M"), id="writer"),
-        pytest.param(Shape(processors=2), id="two-processors"),
+        pytest.param(Shape(rate="16M", processors=2), id="two-processors-writer"),
         pytest.param(Shape(backends=2, memory=160), id="two-backends"),
         pytest.param(Shape(disk=True), id="disk"),
         pytest.param(
@@ -135,6 +135,7 @@ async def test_back_and_forth(sides: Sides, request: pytest.FixtureRequest) -> N
             before = vm.last_beat()
             place.find()
             await asyncio.to_thread(place.goes_on, before)
+            assert before < place.beats()[0][0] <= before + 25
             for number in range(vm.shape.backends):
                 vm.memory(number).unlink()
             vm = place
@@ -143,7 +144,8 @@ async def test_back_and_forth(sides: Sides, request: pytest.FixtureRequest) -> N
         longest = pulse.stop()
     request.node.user_properties.append(("longest_gap_ms", round(1000 * longest)))
     print(f"20 moves: longest gap {1000 * longest:.0f} ms, longest downtime {1000 * max(downtimes):.0f} ms")
-    assert longest < max(downtimes) + 1.0
+    # A processor of a machine is a thread like our own: on a busy host it waits, too, paused or not.
+    assert longest < max(downtimes) + 1.0 + 5 * pulse.late
 
 
 async def test_what_does_not_fit_is_refused_and_named(sides: Sides) -> None:
