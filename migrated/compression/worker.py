@@ -89,7 +89,7 @@ class ToPack:
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds: in all, for the codec,
-    for finding deltas). ``data_bytes`` is what the codec was given: less than the data pages have, where some are deltas."""
+    for finding deltas). ``data_bytes`` is what the codec was given: less than its data pages, if some are deltas."""
 
     data_pages: int
     zero_pages: int
