@@ -4,12 +4,11 @@ import contextlib
 import os
 import platform
 import resource
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from migrated.cli.findings import Check, Level
+from migrated.cli.qemu_checks import qemu_checks
 from migrated.compression import registry
 from migrated.config import Settings
 from migrated.control import sockets
@@ -17,7 +16,7 @@ from migrated.errors import MigratedError
 from migrated.memory.trackers.probes import probes
 from migrated.units import format_size
 
-__all__ = ["Check", "Level", "run_checks"]
+__all__ = ["run_checks"]
 
 _SHM = Path("/dev/shm")  # noqa: S108  looked at, not written to
 _PROC = Path("/proc")
@@ -31,25 +30,6 @@ _VOLATILE = frozenset({"tmpfs", "ramfs", "overlay"})
 """File systems that may not be there after a crash of the host, or of the container."""
 
 
-class Level(StrEnum):
-    """How bad it is: fine, works with limits, does not work."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding; ``hint`` says what to do about it. ``vital``: without it nothing can be moved."""
-
-    subject: str
-    level: Level
-    found: str
-    hint: str = ""
-    vital: bool = False
-
-
 def run_checks(settings: Settings) -> Iterator[Check]:
     """Every check, in the order in which they are shown; takes some tenths of a second."""
     yield from _software()
@@ -59,7 +39,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield from _memory()
     yield from _limits()
     yield from _folders(settings)
-    yield _qemu()
+    yield from qemu_checks()
 
 
 def _software() -> Iterator[Check]:
@@ -151,6 +131,9 @@ def _memory() -> Iterator[Check]:
             free, total = (int((pool / name).read_text()) for name in ("free_hugepages", "nr_hugepages"))
             kilobytes = int(pool.name.removeprefix("hugepages-").removesuffix("kB"))
             pools.append(f"{free} of {total} pages of {format_size(kilobytes * 1024)} free")
+    if pools:
+        mounts = [where for where, kind in _mounts() if kind == "hugetlbfs"]
+        pools.append(f"mounted at {', '.join(mounts)}" if mounts else "not mounted as files")
     yield Check(
         "huge pages", Level.OK, "; ".join(pools) or "none: not needed, guests on them need some here too"
     )
@@ -214,24 +197,15 @@ def _file_system(path: Path) -> str:
     """The type of the file system that ``path`` is or would be on."""
     there = _existing(path).resolve()
     best, kind = "", ""
-    with contextlib.suppress(OSError):
-        for line in (_PROC / "self/mounts").read_text().splitlines():
-            _, where, found = line.split()[:3]
-            if there.is_relative_to(where) and len(where) >= len(best):
-                best, kind = where, found
+    for where, found in _mounts():
+        if there.is_relative_to(where) and len(where) >= len(best):
+            best, kind = where, found
     return kind
 
 
-def _qemu() -> Check:
-    programs = sorted({path.name for folder in os.get_exec_path() for path in _in(folder)})
-    if not programs:
-        return Check("qemu", Level.WARN, "not installed", "only needed to run QEMU guests on this host")
-    return Check(
-        "qemu", Level.OK, ", ".join(programs[:3]) + (f" and {len(programs) - 3} more" if programs[3:] else "")
-    )
-
-
-def _in(folder: str) -> list[Path]:
+def _mounts() -> Iterator[tuple[str, str]]:
+    """(where, type) of each file system."""
     with contextlib.suppress(OSError):
-        return [path for path in Path(folder).glob("qemu-system-*") if shutil.which(str(path))]
-    return []
+        for line in (_PROC / "self/mounts").read_text().splitlines():
+            _, where, kind = line.split()[:3]
+            yield where, kind

@@ -7,7 +7,8 @@ import pytest
 
 from migrated.cli import checks
 from migrated.cli import main as cli
-from migrated.cli.checks import Check, Level, run_checks
+from migrated.cli.checks import run_checks
+from migrated.cli.findings import Check, Level
 from migrated.compression import registry
 from migrated.config import HostSettings, Settings
 

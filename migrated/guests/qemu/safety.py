@@ -33,7 +33,8 @@ def refusals(machine: Machine, *, hashes: bool) -> list[Refusal]:
     elif machine.status == "postmigrate":
         found.append(
             Refusal(
-                "the VM was moved already, or a move of it was undone while it was paused", "`cont` it first"
+                "the VM was moved already, and may run elsewhere (its state is 'postmigrate')",
+                "make sure that it runs nowhere else; only then `cont` it, and move it again",
             )
         )
     elif machine.status not in _MOVABLE:
