@@ -14,67 +14,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from e2e_parts import Daemon, Guest, Place, counter, is_dead_socket, runs_on
 from e2e_processes import MARK, PATIENCE, Running, Seen, Send, kill, look, marked, wait_until, zombies
 from e2e_relay import Impostor, Relay
 
-from migrated.guests.demo.layout import RECORD_AT, Counter, read_runner
+from migrated.guests.demo.layout import Counter
 from migrated.guests.demo.proof import check_file
-from migrated.memory.linux import process
 
 GRACE = 8.0
 """Seconds that helpers may take to notice that those they worked for are gone."""
 
 _DEMO = "migrated.guests.demo"
-
-
-class Daemon(Running):
-    """A ``migrated serve`` that listens."""
-
-    port = 0
-    control = 0
-
-    def wait_ready(self) -> None:
-        line = self.out.wait("listening on ")
-        self.port = int(line.split("listening on 127.0.0.1:")[1].split(",")[0])
-        self.control = int(line.split("control on http://127.0.0.1:")[1].split(",")[0])
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def logged(self, text: str, timeout: float = PATIENCE) -> str:
-        """The first line of its log with that text."""
-        return self.err.wait(text, timeout)
-
-
-@dataclass
-class Guest:
-    """A demo guest that the test started."""
-
-    name: str
-    path: Path
-    run: Running
-
-    @property
-    def pid(self) -> int:
-        return self.run.pid
-
-    @property
-    def uri(self) -> str:
-        return f"demo:{self.path}"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a guest's process is."""
-
-    side: str
-    seen: Seen
-    path: Path
 
 
 class Host:
@@ -378,7 +331,7 @@ class Host:
         wrong = [f"file left: {path}" for path in sorted(found - expected)]
         wrong += [f"file gone: {path}" for path in sorted(expected - found)]
         for path in self.run.rglob("*"):
-            if not (self.killed and _dead(path)):
+            if not (self.killed and is_dead_socket(path)):
                 wrong.append(f"left in the runtime folder: {path}")
         for side in ("here", "there"):
             for path in (self.root / f"state-{side}").rglob("*"):
@@ -406,29 +359,6 @@ class Host:
         """SIGKILL a client or a daemon: its control socket may stay."""
         self.killed.add(running.pid)
         running.kill()
-
-
-def counter(path: Path, which: Counter) -> int:
-    """A counter of the demo guest on that memory file."""
-    with path.open("rb") as file:
-        return int.from_bytes(os.pread(file.fileno(), 8, RECORD_AT + 8 * which), "little")
-
-
-def runs_on(path: Path) -> int:
-    """The process that says of itself, in the memory file, that it runs on it; 0 if it is gone."""
-    with path.open("rb") as file:
-        pid, start = read_runner(file.fileno())
-    with contextlib.suppress(OSError):
-        if pid and process.start_time(pid) == start:
-            return pid
-    return 0
-
-
-def _dead(path: Path) -> bool:
-    if not path.is_socket():
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) != 0
 
 
 @contextlib.contextmanager
