@@ -206,6 +206,10 @@ class Stage:
             pool.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(_reap, processes)
         self.terms = ()
+        await asyncio.to_thread(self._give_back)
+
+    def _give_back(self) -> None:
+        """Off the loop: unmapping 25 MiB takes 20 ms."""
         for shared in self._shared:
             with contextlib.suppress(BufferError):
                 shared.close()
