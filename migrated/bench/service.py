@@ -25,11 +25,11 @@ _SAID = 2000
 
 
 class SendFailedError(MigratedError):
-    """`migrated send` did not move the guest; ``code`` is what it ended with, ``why`` its reason word."""
+    """`migrated send` did not move the guest: what it ended with, its reason word, and its text."""
 
-    def __init__(self, what: str, code: int, why: str) -> None:
-        super().__init__(what)
-        self.code, self.why = code, why
+    def __init__(self, words: str, code: int, why: str, said: str) -> None:
+        super().__init__(f"migrated send {words} ended with {code}: {said}")
+        self.code, self.why, self.said = code, why, said
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -111,8 +111,7 @@ def send(
     if process.returncode:
         last = events[-1] if events else {}
         said = str(last.get("what") or out[-_SAID:] + errors[-_SAID:])
-        what = f"migrated send {' '.join(words)} ended with {process.returncode}: {said}"
-        raise SendFailedError(what, process.returncode, str(last.get("reason", "")))
+        raise SendFailedError(" ".join(words), process.returncode, str(last.get("reason", "")), said)
     return events[-1], events
 
 

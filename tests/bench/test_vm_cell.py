@@ -49,27 +49,26 @@ def test_one_cell(tmp_path: Path) -> None:
     assert "downtime was 1.0 and is 2.0" in other.stderr
 
 
-def leftovers() -> set[str]:
-    """Hosts and memory files of benchmarks."""
+def leftovers(pid: int) -> set[str]:
+    """Hosts of the benchmark with that process id, and folders with a machine that was kept."""
     spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return {each.split()[0] for each in spaces} | {
-        str(path) for path in Path("/dev/shm").glob("migrated-bench-*")
-    }
+    hosts = {name for line in spaces if (name := line.split()[0]).startswith(f"mig{pid % 100000}")}
+    return hosts | {str(path.parent) for path in Path("/dev/shm").glob("migrated-bench-*/devices")}
 
 
 def test_one_that_is_ended_leaves_nothing_but_its_results(tmp_path: Path) -> None:
-    file, before = tmp_path / "results.jsonl", leftovers()
+    file, before = tmp_path / "results.jsonl", leftovers(-1)
     words = ["vm", *WORDS, "--mode=qemu:none", "--runs=2", f"--output={file}"]
     command = [sys.executable, "-m", "migrated", "bench", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
         assert running.stderr is not None
         assert "[1/2]" in running.stderr.readline()
-        started = leftovers() - before
+        started = leftovers(running.pid) - before
         running.terminate()
         assert running.wait(timeout=60) == 130
         assert "--resume goes on" in running.stderr.read()
     assert len(started) >= 3
-    assert not started & leftovers()
+    assert not started & leftovers(running.pid)
     assert len(file.read_text().splitlines()) == 2
 
     done = bench(*words, "--resume")

@@ -105,7 +105,7 @@ def by_migrated(
         report, _ = send(folder, link.source, *what, *mode.words, patience=patience)
     except SendFailedError as error:
         never = error.why in (StalledError.reason, CancelledByPersonError.reason)
-        return Outcome(Status.NEVER if never else Status.FAILED, error.what)
+        return Outcome(Status.NEVER if never else Status.FAILED, error.said)
     return Outcome(
         Status.COMPLETED,
         "",
