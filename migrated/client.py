@@ -35,7 +35,7 @@ from migrated.pages import PAGE_SIZE
 from migrated.protocol import Aborted, Capabilities, Commit, Message, Ping, Pong, Query, Running
 from migrated.protocol import Failed as PeerFailed
 
-__all__ = ["Outgoing", "ask_outcome", "capabilities", "outgoing_records", "resolve"]
+__all__ = ["Outgoing", "ask_outcome", "capabilities", "outgoing_records", "resolve", "worker_counts"]
 
 _ASK_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between questions for the outcome; the last one repeats for ever."""
@@ -200,12 +200,12 @@ class Outgoing:
 
     def _options(self) -> SendOptions:
         send = self._send
-        workers = default_workers(send.compress_workers, os.cpu_count() or 1)
+        workers, far_workers = worker_counts(send)
         return SendOptions(
             guest_name=self._name,
             codecs=registry.offered((send.codec,) if self.tuning.level and send.codec != AUTO else ()),
             compress_workers=workers,
-            decompress_workers=send.decompress_workers or max(1, workers // 4),
+            decompress_workers=far_workers,
             batch_pages=send.batch_size // PAGE_SIZE,
             max_rounds=send.max_rounds,
             on_stall=OnStall(send.on_stall),
@@ -218,6 +218,12 @@ class Outgoing:
     async def _ask(self, migration_id: str) -> Message:
         self._say("the connection was lost after COMMIT; asking the destination whether it runs the guest")
         return await ask_outcome(self._address, migration_id, self._send)
+
+
+def worker_counts(send: SendSettings) -> tuple[int, int]:
+    """Compression workers here, and decompression workers to ask the destination for."""
+    workers = default_workers(send.compress_workers, os.cpu_count() or 1)
+    return workers, send.decompress_workers or max(1, workers // 4)
 
 
 async def ask_outcome(

@@ -27,6 +27,7 @@ FLOORS = {
     "migrated.outcomes": 9,
     "migrated.daemon": 9,
     "migrated.client": 9,
+    "migrated.planning": 9,
     "migrated.control": 10,
     "migrated.bench": 10,
     "migrated.cli": 11,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from migrated.cli import bench_deltas, bench_stages, bench_vm
+from migrated.cli import bench_deltas, bench_plan, bench_stages, bench_vm
 from migrated.cli.helptext import Command, Commands, example
 from migrated.cli.run import Json
 
@@ -26,7 +26,7 @@ _ENGINE_EPILOG = example(
 
 
 def _callback() -> None:
-    """Measure on this host: the engine, its stages, deltas, virtual machines beside QEMU's own migration."""
+    """Measure on this host: the engine, its stages, deltas, forecasts, virtual machines beside QEMU's own migration."""
 
 
 def engine(
@@ -72,6 +72,7 @@ def _app() -> typer.Typer:
         ("show", bench_vm.show, bench_vm.SHOW_EPILOG),
         ("engine", engine, _ENGINE_EPILOG),
         ("stages", bench_stages.stages, bench_stages.EPILOG),
+        ("plan", bench_plan.plan, bench_plan.EPILOG),
         ("deltas", bench_deltas.deltas, bench_deltas.EPILOG),
     ):
         made.command(name, cls=Command, epilog=epilog)(function)

@@ -18,6 +18,7 @@ from migrated.cli import (
     demo,
     doctor,
     exit_codes,
+    plan,
     resolve,
     send,
     serve,
@@ -69,6 +70,7 @@ def _app() -> typer.Typer:
     groups: dict[str, list[tuple[str, Callable[..., Any], str]]] = {
         "Move a guest": [
             ("serve", serve.serve, serve.EPILOG),
+            ("plan", plan.plan, plan.EPILOG),
             ("send", send.send, send.EPILOG),
             ("resolve", resolve.resolve, resolve.EPILOG),
         ],

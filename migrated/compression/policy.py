@@ -26,7 +26,7 @@ from enum import StrEnum
 
 from migrated.compression.layout import RAW
 
-__all__ = ["NONE", "Auto", "Choice", "Cost", "Load", "Rung", "Why", "hull"]
+__all__ = ["NONE", "STEP", "Auto", "Choice", "Cost", "Load", "Rung", "Why", "hull"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Choice:
     why: Why
 
 
-_STEP = 0.25
+STEP = 0.25
 """Rungs per batch: with 4 MiB batches a new link rate is met after some ten batches, 40 MiB."""
 
 _WORTH = 0.03
@@ -180,11 +180,11 @@ class Auto:
     def _move(self, load: Load) -> Why:
         step, why = 0.0, Why.BALANCE
         if load.destination_busy >= _BUSY:
-            step, why = -_STEP, Why.DESTINATION
+            step, why = -STEP, Why.DESTINATION
         elif load.waiting > self._enough:
-            step, why = _STEP, Why.LINK
+            step, why = STEP, Why.LINK
         elif load.primed and load.waiting < self._enough:
-            step, why = -_STEP, Why.WORKERS
+            step, why = -STEP, Why.WORKERS
         self._place = max(0.0, min(self._place + step, len(self._ladder) - 1.0))
         return why
 

@@ -26,7 +26,7 @@ from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
 from migrated.protocol import max_payload
 
-__all__ = ["Stage", "default_workers", "start_fork_server"]
+__all__ = ["Stage", "default_workers", "slot_count", "start_fork_server"]
 
 _T = TypeVar("_T")
 
@@ -41,6 +41,11 @@ _WRAP = (1 << 64) - 1
 def default_workers(asked: int, cores: int) -> int:
     """``asked`` workers, but at most one a core: more only take each other's time."""
     return max(1, min(asked, cores))
+
+
+def slot_count(workers: int) -> int:
+    """Batches that are under way at a time: packed, sent, or waiting for either."""
+    return 2 * workers + _SPARE_SLOTS
 
 
 def _context() -> ForkServerContext:
@@ -75,7 +80,7 @@ class Stage:
         delta_cache: int = 0,
     ) -> None:
         self.workers = workers
-        self.slots = 2 * workers + _SPARE_SLOTS
+        self.slots = slot_count(workers)
         self.slot_bytes = -(-max_payload(batch_pages, page_size) // page_size) * page_size
         self.worker_pids: frozenset[int] = frozenset()
         self.terms: tuple[NDArray[np.uint64], ...] = ()

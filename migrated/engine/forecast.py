@@ -1,23 +1,20 @@
 """What a migration would take: its rounds played through with what was measured, by the engine's own decisions.
 
-A page costs CPU time of a worker here, bytes on the wire and CPU time of a worker there; on average over the whole
-memory in the first round, and over what the guest writes in the later ones. A round is as fast as the slowest of
-link, this host and the other one lets it be:
+What a page costs (:mod:`migrated.engine.costs`) is an average: over the whole memory in the first round, and over
+what the guest writes in the later ones.
 
-    seconds a page = max(wire / link, packing / workers, unpacking / workers there, all that one host's cores do)
-    a round        = pages x seconds a page + the first batch on its way through the empty pipeline + a round trip
+    a round = pages x seconds a page + the first batch on its way through the empty pipeline + a round trip
 
+A page that is written before it is read in the same round is looked at again in the next, and found unchanged.
 What the guest writes meanwhile is the next round (:mod:`migrated.engine.writing`); when to switch over, and when
 rounds stopped helping, :mod:`migrated.engine.convergence` decides, as it does during a migration.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from itertools import pairwise
 
-from migrated.compression.policy import NONE, Cost, Rung, hull
+from migrated.compression.policy import Rung
+from migrated.compression.stage import slot_count
 from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
     HASHED_BYTES_PER_SECOND,
@@ -30,80 +27,17 @@ from migrated.engine.convergence import (
     expected_downtime,
     next_throttle,
 )
+from migrated.engine.costs import Hosts, Limit, Memory, Mix, PageCost, page_seconds
+from migrated.engine.mixing import mix_at_first, mix_at_rest
 from migrated.engine.options import OnStall
 from migrated.engine.rounds import batch_limit
 from migrated.engine.writing import Writing
 from migrated.pages import PAGE_SIZE
 
-__all__ = ["Forecast", "Hosts", "Job", "Limit", "Memory", "PageCost", "auto_mix", "predict"]
-
-Mix = Mapping[Rung, float]
-"""Rungs with the share of pages that each is used for; the shares add up to 1."""
-
-_MIX_STEPS = 20
-"""Mixes of two neighbours that are tried: 5 % apart, and the rate between them is nearly straight."""
+__all__ = ["Forecast", "Job", "predict"]
 
 _ROUND_SECONDS = 0.003
 """What a round takes without a page: a task through either pool, and the messages at its end."""
-
-
-class Limit(StrEnum):
-    """What a round is as fast as."""
-
-    LINK = "link"
-    SOURCE = "source"
-    DESTINATION = "destination"
-
-
-@dataclass(frozen=True, slots=True)
-class PageCost:
-    """One page of some memory, on average: CPU seconds of a worker here, bytes on the wire, CPU seconds there."""
-
-    packing: float
-    wire: float
-    unpacking: float
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Some pages of a guest: the share of them that has data, and what one costs with each rung, NONE among them."""
-
-    data_share: float
-    costs: Mapping[Rung, PageCost]
-
-    def mixed(self, mix: Mix) -> PageCost:
-        """What a page costs on average if ``mix`` is used."""
-        parts = [(self.costs[rung], share) for rung, share in mix.items()]
-        return PageCost(
-            sum(cost.packing * share for cost, share in parts),
-            sum(cost.wire * share for cost, share in parts),
-            sum(cost.unpacking * share for cost, share in parts),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Hosts:
-    """Both hosts and what lies between them.
-
-    ``link`` bytes per second, ``round_trip`` seconds, ``sending`` CPU seconds for a byte on the wire, at either end.
-    ``speed`` is the share of a core that a busy process gets here (0 to 1): others may use them, too. ``shared``
-    says that both are one host; ``far_cores`` 0 that nobody knows.
-    """
-
-    link: float
-    round_trip: float
-    sending: float
-    workers: int
-    cores: int
-    speed: float
-    far_workers: int
-    far_cores: int
-    shared: bool
-
-    @property
-    def far_speed(self) -> float:
-        """As ``speed``, there; what else runs on another host nobody tells."""
-        return self.speed if self.shared else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,56 +94,25 @@ def predict(job: Job, hosts: Hosts, rung: Rung | None) -> Forecast:
     """Play a migration through with ``rung`` for every batch; None for the codec ``auto``."""
     if rung is not None:
         return _Run(job, hosts, {rung: 1.0}, {rung: 1.0}).play()
-    return _Run(
-        job,
-        hosts,
-        auto_mix(job.memory, hosts),
-        auto_mix(job.written, hosts),
-    ).play()
+    limit = batch_limit(job.pages, hosts.workers, job.batch_pages)
+    batches = max(1, -(-job.pages // limit))
+    first = mix_at_first(job.memory, hosts, batches=batches, slots=slot_count(hosts.workers))
+    return _Run(job, hosts, first, mix_at_rest(job.written, hosts)).play()
 
 
-def auto_mix(memory: Memory, hosts: Hosts) -> Mix:
-    """The fastest mix of two neighbours on the hull of costs: where the policy of ``auto`` is at rest."""
-    ladder = hull(_codec_costs(memory))
-    best: Mix = {ladder[0]: 1.0}
-    for low, high in pairwise(ladder):
-        for step in range(1, _MIX_STEPS + 1):
-            share = step / _MIX_STEPS
-            mix = {low: 1 - share, high: share} if share < 1 else {high: 1.0}
-            if _page_seconds(memory.mixed(mix), hosts)[0] < _page_seconds(memory.mixed(best), hosts)[0]:
-                best = mix
-    return best
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Pages that a round goes through, and those of them that have changed: they are sent."""
+
+    looked: float
+    changed: float
+
+    def __add__(self, more: float) -> "_Due":
+        return _Due(self.looked + more, self.changed + more)
 
 
-def _codec_costs(memory: Memory) -> dict[Rung, Cost]:
-    """What each rung takes beyond none, a byte, as the policy knows them."""
-    raw = memory.costs[NONE]
-    return {
-        rung: Cost(
-            max(0.0, cost.packing - raw.packing) / PAGE_SIZE,
-            cost.wire / raw.wire,
-            max(0.0, cost.unpacking - raw.unpacking) / PAGE_SIZE,
-        )
-        for rung, cost in memory.costs.items()
-        if rung != NONE and raw.wire > 0
-    }
-
-
-def _page_seconds(cost: PageCost, hosts: Hosts) -> tuple[float, Limit]:
-    """Seconds a page in a pipeline that is full, and what it is that takes them."""
-    on_socket = cost.wire * hosts.sending
-    here, there = cost.packing + on_socket, cost.unpacking + on_socket
-    bounds = [
-        (cost.wire / hosts.link, Limit.LINK),
-        (cost.packing / (hosts.workers * hosts.speed), Limit.SOURCE),
-        (here / (hosts.cores * hosts.speed), Limit.SOURCE),
-        (cost.unpacking / (hosts.far_workers * hosts.far_speed), Limit.DESTINATION),
-    ]
-    if hosts.shared:
-        bounds.append(((here + there) / (hosts.cores * hosts.speed), Limit.SOURCE))
-    elif hosts.far_cores:
-        bounds.append((there / (hosts.far_cores * hosts.far_speed), Limit.DESTINATION))
-    return max(bounds, key=lambda bound: bound[0])
+_READING_STEPS = 8
+"""Moments of a round at which pages are taken to be read."""
 
 
 class _Run:
@@ -218,7 +121,7 @@ class _Run:
     def __init__(self, job: Job, hosts: Hosts, first: Mix, later: Mix) -> None:
         self._job, self._hosts, self._mix = job, hosts, first
         self._first, self._later = job.memory.mixed(first), job.written.mixed(later)
-        self._limits = [_page_seconds(cost, hosts)[1] for cost in (self._first, self._later)]
+        self._limits = [page_seconds(cost, hosts)[1] for cost in (self._first, self._later)]
         self._rate = WireRate()
         self._trend = Trend()
         self._now = job.setup_seconds
@@ -229,13 +132,14 @@ class _Run:
     def play(self) -> Forecast:
         """Rounds until it would be switched over, or until they stop helping."""
         job = self._job
-        changed = float(job.pages)
+        due = _Due(job.pages, job.pages)
         while True:
-            seconds = self._round(changed)
+            seconds = self._round(due)
             interval = seconds + job.scan_seconds
-            written = job.writing.slowed(self._throttled).pages(interval)
-            measured = self._measured(changed, written, interval)
-            changed, late = written, written * job.scan_seconds / interval
+            writing = job.writing.slowed(self._throttled)
+            written = writing.pages(interval)
+            measured = self._measured(due, written, interval)
+            due, late = self._next(due, writing, seconds), written * job.scan_seconds / interval
             expected = expected_downtime(measured)
             self._trend = self._trend.after(expected)
             decision = decide(
@@ -243,14 +147,14 @@ class _Run:
             )
             known = job.exact or self._rounds > 1
             if decision is Decision.SWITCH and known:
-                return self._switched(changed + late, converges=True)
+                return self._switched(due + late, converges=True)
             if decision is not Decision.STALL:
                 continue
             if self._may_throttle(measured):
                 self._throttled = next_throttle(self._throttled)
                 self._trend = Trend(self._trend.best, 0, 0)
                 continue
-            return self._switched(changed + late, converges=job.on_stall is OnStall.SWITCH)
+            return self._switched(due + late, converges=job.on_stall is OnStall.SWITCH)
 
     def _may_throttle(self, measured: Measured) -> bool:
         """Whether holding the guest for more of the time is asked for, possible, and of any use."""
@@ -260,57 +164,66 @@ class _Run:
             and measured.unavoidable_seconds <= self._job.downtime_limit
         )
 
-    def _round(self, changed: float) -> float:
-        """Send so many pages; the seconds that takes."""
+    def _round(self, due: _Due) -> float:
+        """Send what is due; the seconds that takes."""
         self._rounds += 1
         cost = self._first if self._rounds == 1 else self._later
-        seconds = self._seconds(changed, cost, looked=0.0 if self._rounds == 1 else self._unchanged(changed))
+        seconds = self._seconds(due, cost)
         self._now += seconds + self._job.scan_seconds
-        self._wire += changed * cost.wire
-        self._rate.after(changed * cost.wire, seconds)
+        self._wire += due.changed * cost.wire
+        self._rate.after(due.changed * cost.wire, seconds)
         return seconds
 
-    def _unchanged(self, changed: float) -> float:
-        """Pages that are looked at only to find that they need not be sent."""
-        return 0.0 if self._job.exact else max(0.0, self._job.pages - changed)
+    def _next(self, due: _Due, writing: Writing, seconds: float) -> _Due:
+        """What the next round has to do, behind one that took ``seconds``."""
+        job = self._job
+        interval = seconds + job.scan_seconds
+        written = writing.pages(interval)
+        if not job.exact:
+            return _Due(job.pages, written)
+        # Of the pages that this round has read, only what was written later has changed since.
+        moments = [seconds * (step + 0.5) / _READING_STEPS for step in range(_READING_STEPS)]
+        later = sum(writing.pages(interval - moment) for moment in moments) / _READING_STEPS
+        share = min(1.0, due.looked / max(1, job.pages))
+        return _Due(written, share * later + (1 - share) * written)
 
-    def _seconds(self, pages: float, cost: PageCost, *, looked: float) -> float:
+    def _seconds(self, due: _Due, cost: PageCost) -> float:
         hosts = self._hosts
-        batch = min(pages, batch_limit(int(pages), hosts.workers, self._job.batch_pages))
+        batch = min(due.looked, batch_limit(int(due.looked), hosts.workers, self._job.batch_pages))
         filling = batch * (cost.packing / hosts.speed + cost.unpacking / hosts.far_speed)
-        sending = pages * _page_seconds(cost, hosts)[0]
-        looking = looked * self._job.looking / (hosts.workers * hosts.speed)
+        sending = due.changed * page_seconds(cost, hosts)[0]
+        looking = (due.looked - due.changed) * self._job.looking / (hosts.workers * hosts.speed)
         return sending + looking + filling + hosts.round_trip + _ROUND_SECONDS
 
-    def _measured(self, sent: float, written: float, interval: float) -> Measured:
+    def _measured(self, due: _Due, written: float, interval: float) -> Measured:
         """What the engine would have measured now; see :meth:`PreCopy._measure`."""
         job = self._job
         cost = self._first if self._rounds == 1 else self._later
         fixed = GUESSED_FIXED_SECONDS + job.switch_seconds
-        data = sent * job.memory.data_share if self._rounds == 1 else sent
-        per_page = sent * cost.wire / data if data else 0.0
+        data = due.changed * (job.memory.data_share if self._rounds == 1 else 1.0)
         remaining = written
+        counted = data if self._rounds == 1 or not job.exact else due.looked
         if not job.exact:
             remaining = data
             fixed += job.pages * PAGE_SIZE / (HASHED_BYTES_PER_SECOND * self._hosts.workers)
         known = remaining if job.exact or self._rounds > 1 else 0.0
         return Measured(
             math.ceil(remaining),
-            per_page,
+            due.changed * cost.wire / counted if counted else 0.0,
             min(self._rate.bytes_per_second, self._hosts.link),
             fixed,
             job.scan_seconds,
             known / interval,
         )
 
-    def _switched(self, last: float, *, converges: bool) -> Forecast:
+    def _switched(self, last: _Due, *, converges: bool) -> Forecast:
         """Pause the guest and send the rest: so many pages, with those written before it stands still."""
         job, hosts = self._job, self._hosts
         downtime = GUESSED_FIXED_SECONDS + job.switch_seconds + job.scan_seconds
-        downtime += self._seconds(last, self._later, looked=self._unchanged(last))
+        downtime += self._seconds(last, self._later)
         if job.verify:
             downtime += job.pages * job.looking / (min(hosts.workers, hosts.far_workers) * hosts.speed)
-        seconds, limit = _page_seconds(self._later, hosts)
+        seconds, limit = page_seconds(self._later, hosts)
         return Forecast(
             mix=self._mix,
             converges=converges,
@@ -318,7 +231,7 @@ class _Run:
             total_seconds=self._now + downtime,
             downtime_seconds=downtime,
             best_downtime=self._trend.best,
-            wire_bytes=self._wire + last * self._later.wire,
+            wire_bytes=self._wire + last.changed * self._later.wire,
             throttled=self._throttled,
             writes=job.writing.pages(job.downtime_limit) * PAGE_SIZE / job.downtime_limit,
             takes=PAGE_SIZE / seconds if seconds else math.inf,

@@ -1,15 +1,15 @@
 """What a guest's pages cost, tried out: packed by the workers as in a migration, and put in place in scratch memory.
 
-Each lane packs a batch, hands it over and has it unpacked, then takes the next, one lane a worker: so the cores are
-as busy as in a migration, and never more tasks wait than workers can do. The scratch memory is as large as the
-guest's and as empty as at a destination; it holds the sample only, and goes with its last user.
+Batches are packed, handed over and unpacked side by side, as many at a time as a migration has slots for: so the
+cores are as busy. The scratch memory is as large as the guest's and as empty as at a destination; it holds the sample
+only, and goes with its last user.
 """
 
 import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from migrated.compression import worker
 from migrated.compression.policy import NONE, Rung
 from migrated.compression.stage import Stage
-from migrated.engine.forecast import Memory, PageCost
+from migrated.engine.costs import Memory, PageCost
 from migrated.engine.ports import see_through
 from migrated.engine.rounds import batch_limit
 from migrated.memory.region import FileRegion, Region
@@ -37,12 +37,13 @@ Batch = tuple[int, Runs]
 
 
 _ENOUGH_PAGES = 16
-"""Written pages by which a rung is judged; after fewer it is taken to do as over all memory."""
+"""Written pages by which a rung is judged; after fewer it is taken to do as the others do."""
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What was packed with one rung so far: pages that were looked at, those that travelled, those with data."""
+    """What was packed with one rung so far: pages that were looked at, those that travelled, those with data; and
+    the seconds that passed."""
 
     looked: int = 0
     travelled: int = 0
@@ -50,6 +51,7 @@ class _Tally:
     packing: float = 0.0
     wire: int = 0
     unpacking: float = 0.0
+    elapsed: float = 0.0
 
 
 class Rehearsal:
@@ -70,7 +72,8 @@ class Rehearsal:
         self.rungs = tuple(dict.fromkeys((NONE, *rungs)))
         self.setup_seconds = 0.0
         """What starting the workers took."""
-        self._workers, self._batch_pages = workers, batch_pages
+        self._workers, self._far_workers, self._batch_pages = workers, far_workers, batch_pages
+        self._cores = os.cpu_count() or 1
         self._clock = clock
         self._scratch = tuple(_scratch(region) for region in regions)
         seed = secrets.randbits(64)
@@ -88,8 +91,8 @@ class Rehearsal:
         self._stages = (self._source, self._target)
         self._first = {rung: _Tally() for rung in self.rungs}
         self._later = {rung: _Tally() for rung in self.rungs}
-        self._busy = self._elapsed = 0.0
         self._rounds = 1
+        self._largest = 0
 
     async def __aenter__(self) -> Self:
         began = self._clock()
@@ -115,7 +118,7 @@ class Rehearsal:
         """Pack these pages with every rung, as in a first round. Must come before :meth:`later_round`."""
         # Buffers and slots are touched for the first time; a migration's first MiBs do that, too, and no more.
         await self._pack(batches[: 2 * self._workers], self.rungs[-1], _Tally(), later=False)
-        self._busy = self._elapsed = 0.0
+        self._largest = max((int(runs[:, 1].sum()) for _, runs in batches), default=0)
         for rung in self.rungs:
             await self._pack(batches, rung, self._first[rung], later=False)
             for region, runs in batches:  # the first round meets memory that is not there yet
@@ -151,9 +154,11 @@ class Rehearsal:
             for region, runs in waiting:
                 await self._batch(region, runs, rung, tally, later=later)
 
-        lanes = [asyncio.ensure_future(lane()) for _ in range(self._workers)]
+        began = self._clock()
+        lanes = [asyncio.ensure_future(lane()) for _ in range(self._source.slots)]
         try:
             await asyncio.gather(*lanes)
+            tally.elapsed += self._clock() - began
         finally:
             for each in lanes:
                 each.cancel()
@@ -171,11 +176,7 @@ class Rehearsal:
                 skip_unchanged=later,
                 round=self._rounds if later else 0,
             )
-            began = self._clock()
             packed = await self._source.run(worker.pack, job)
-            if not later:
-                self._busy += packed.cpu_seconds
-                self._elapsed += self._clock() - began
             travelled = packed.data_pages + packed.zero_pages
             tally.looked += travelled + packed.unchanged_pages
             tally.travelled += travelled
@@ -215,8 +216,17 @@ class Rehearsal:
 
     @property
     def speed(self) -> float:
-        """The share of a core that a worker got while all were busy, 0 to 1."""
-        return min(1.0, self._busy / self._elapsed) if self._elapsed else 1.0
+        """How fast the first round was beside what the CPU time of its workers allows, 0 to 1: the share of a core
+        that each got while all were busy."""
+        elapsed = sum(tally.elapsed for tally in self._first.values())
+        return min(1.0, sum(map(self._least, self._first.values())) / elapsed) if elapsed else 1.0
+
+    def _least(self, tally: _Tally) -> float:
+        """Seconds that ``tally`` takes if every worker has a core for itself, as far as there are any: that of a
+        full pipeline, and the first batch on its way through."""
+        both = tally.packing + tally.unpacking
+        full = max(tally.packing / self._workers, tally.unpacking / self._far_workers, both / self._cores)
+        return full + both * self._largest / max(1, tally.looked)
 
     def memory(self) -> Memory:
         """What the pages of the first round cost, zero pages among them."""
@@ -235,9 +245,29 @@ class Rehearsal:
             found = _cost(tally, tally.looked if exact else tally.travelled)
             if found is not None and not exact:  # most of the time went into looking at the others
                 found = PageCost(first[rung].packing, found.wire, found.unpacking)
-            costs[rung] = found or first[rung]
+            if found is not None:
+                costs[rung] = found
         data = sum(tally.data for tally in self._later.values())
-        return Memory(data / pages if pages else 0.0, costs)
+        return Memory(data / pages if pages else 0.0, _completed(costs, first))
+
+
+def _completed(costs: Mapping[Rung, PageCost], first: Mapping[Rung, PageCost]) -> dict[Rung, PageCost]:
+    """``costs`` with the rungs whose turn did not come: as much above or below ``first`` as the others are."""
+
+    def scale(part: Callable[[PageCost], float]) -> float:
+        known = sum(part(first[rung]) for rung in costs)
+        return sum(part(cost) for cost in costs.values()) / known if known else 1.0
+
+    packing, wire, unpacking = (
+        scale(lambda cost: cost.packing),
+        scale(lambda cost: cost.wire),
+        scale(lambda cost: cost.unpacking),
+    )
+    return {
+        rung: costs.get(rung)
+        or PageCost(cost.packing * packing, cost.wire * wire, cost.unpacking * unpacking)
+        for rung, cost in first.items()
+    }
 
 
 _FREE = PageCost(0.0, 0.0, 0.0)

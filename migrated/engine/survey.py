@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from migrated.compression.policy import NONE
-from migrated.engine.forecast import Memory
+from migrated.engine.costs import Memory
 from migrated.engine.ports import in_thread
 from migrated.engine.rehearsal import Batch, Rehearsal, spread
 from migrated.engine.writing import Windows, Writing

@@ -33,11 +33,10 @@ _WARM_UP = 0.25
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLink:
-    """Bytes per second that arrive, seconds of a round trip, and CPU seconds that sending a byte takes here."""
+    """Bytes per second that arrive, and seconds of a round trip."""
 
     bytes_per_second: float
     round_trip: float
-    sending: float
 
 
 async def measure_link(channel: Channel, *, seconds: float) -> MeasuredLink:
@@ -50,14 +49,14 @@ async def measure_link(channel: Channel, *, seconds: float) -> MeasuredLink:
     flood = _Flood(channel)
     counting = asyncio.ensure_future(flood.count())
     try:
-        sending = await flood.fill(seconds, counting)
+        await flood.fill(seconds, counting)
         await asyncio.wait({counting}, timeout=max(1.0, seconds))
     finally:
         counting.cancel()
         (ended,) = await asyncio.gather(counting, return_exceptions=True)
     if isinstance(ended, Exception):
         raise ended
-    return MeasuredLink(flood.rate(seconds), round_trip, sending)
+    return MeasuredLink(flood.rate(seconds), round_trip)
 
 
 async def _round_trip(channel: Channel) -> float:
@@ -92,7 +91,6 @@ class _Flood:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._began = time.monotonic()
-        self._before = channel.sent_bytes
         self._sent: list[int] = []  # bytes sent up to and with each ping
         self._arrived: list[float] = []
         self._all_sent = False
@@ -103,11 +101,10 @@ class _Flood:
             await _pong(self._channel)
             self._arrived.append(time.monotonic())
 
-    async def fill(self, seconds: float, counting: "asyncio.Future[None]") -> float:
-        """Send for ``seconds``, or until ``counting`` has ended; CPU seconds a byte."""
+    async def fill(self, seconds: float, counting: "asyncio.Future[None]") -> None:
+        """Send for ``seconds``, or until ``counting`` has ended."""
         noise = os.urandom(MAX_PING_PADDING)
         size = _FIRST_PADDING
-        spent = time.thread_time()
         ending = self._began + seconds
         while not counting.done() and ((now := time.monotonic()) < ending or len(self._sent) < _FEWEST):
             await self._channel.send(Ping(noise[:size]))
@@ -117,7 +114,6 @@ class _Flood:
         self._all_sent = True
         if len(self._arrived) >= len(self._sent):
             counting.cancel()
-        return (time.thread_time() - spent) / max(1, self._channel.sent_bytes - self._before)
 
     def rate(self, seconds: float) -> float:
         """Bytes per second between two answers, the first of them after the warm-up."""

@@ -24,7 +24,9 @@ HEAVY = ("numpy", "rich", "aiohttp", "pydantic", "uvloop", "msgpack", "prometheu
 
 
 def test_the_commands_are_those_that_the_documents_name() -> None:
-    named = "bench cancel capabilities codecs config demo doctor exit-codes resolve send serve set status"
+    named = (
+        "bench cancel capabilities codecs config demo doctor exit-codes plan resolve send serve set status"
+    )
     assert named.split() == COMMANDS
 
 
@@ -104,6 +106,11 @@ BAD_INPUT = [
     (["send", "shm:/", "127.0.0.1:1"], 3, "/ is no plain file"),
     (["send", f"shm:{__file__}", "127.0.0.1:1"], 3, "not a whole number of 4096-byte pages"),
     (["send", "pid:4194304", "127.0.0.1:1"], 3, "4194304"),
+    (["plan", "demo:/x"], 2, "DEST"),
+    (["plan", "tank:/x", "127.0.0.1"], 2, "'tank:/x' is no guest"),
+    (["plan", "demo:/x", "127.0.0.1", "--seconds", "0"], 2, "--seconds"),
+    (["plan", "pid:4194304", "127.0.0.1:1", "--mappings", "all"], 2, "--mappings 'all'"),
+    (["plan", "demo:/nowhere", "127.0.0.1:1"], 3, "/nowhere"),
     (["capabilities", "127.0.0.1:1"], 7, "127.0.0.1:1"),
     (["capabilities", "unix:/nowhere"], 7, "/nowhere"),
     (["capabilities", "no-such-host.invalid"], 7, "no-such-host.invalid"),

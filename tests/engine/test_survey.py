@@ -134,6 +134,14 @@ async def test_pages_that_are_written_cost_what_they_cost(guest: FileSource, mem
     assert found.scan_seconds > 0
 
 
+async def test_a_rung_whose_turn_did_not_come_does_as_the_others(guest: FileSource, memory: Path) -> None:
+    guest.tracker = ExactTracker(Writer(memory, 64))
+    found = await surveyed(guest, LZ4, ZSTD, seconds=0.01)
+    scale = found.written.costs[NONE].wire / found.memory.costs[NONE].wire
+    for rung in (LZ4, ZSTD):
+        assert found.written.costs[rung].wire == pytest.approx(found.memory.costs[rung].wire * scale)
+
+
 async def test_a_few_words_of_a_page_travel_as_few(guest: FileSource, memory: Path) -> None:
     guest.tracker = ExactTracker(Writer(memory, 64, words=4))
     whole = (await surveyed(guest, seconds=1.0)).written.costs[NONE].wire

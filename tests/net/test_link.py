@@ -45,7 +45,6 @@ async def test_the_rate_is_what_the_link_lets_through(ends: Ends, rate: float) -
     found = await measured(ends, rate)
     assert found.bytes_per_second == pytest.approx(rate, rel=0.25)
     assert 0 < found.round_trip < 1
-    assert 0 < found.sending < 1e-5
 
 
 async def test_a_link_without_a_limit_is_faster_than_any_limit(ends: Ends) -> None:
