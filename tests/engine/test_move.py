@@ -98,7 +98,14 @@ async def test_an_idle_guest_arrives_whole(sides: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"level": 0}, {"verify": Verify.FULL}, {"batch_pages": 7, "downtime": 10.0}, {"level": 9}]
+    "changes",
+    [
+        {"level": 0},
+        {"verify": Verify.FULL},
+        {"batch_pages": 7, "downtime": 10.0},
+        {"level": 9},
+        {"delta_cache": 1 << 20, "batch_pages": 64},
+    ],
 )
 async def test_a_guest_that_writes_arrives_as_it_was_when_paused(sides: Any, changes: dict[str, Any]) -> None:
     with writer(sides.source):
