@@ -94,7 +94,7 @@ class Daemon:
         await in_thread(self._outcomes.claim)
         try:
             await in_thread(start_fork_server)
-            await in_thread(self._support, ())  # codecs are imported when first asked for: 20 ms, now and not later
+            await in_thread(self._support, ())  # imports the codecs: 20 ms, now and not later
             await self._outcomes.recover()
             serve = self._settings.serve
             listener = Listener(

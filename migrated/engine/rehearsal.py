@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -36,8 +36,8 @@ Batch = tuple[int, Runs]
 """Pages of the region with that number."""
 
 
-_ENOUGH_PAGES = 16
-"""Written pages by which a rung is judged; after fewer it is taken to do as the others do."""
+_ENOUGH_PAGES = 64
+"""Written pages by which a rung's ratio is judged; after fewer it is taken to do as the others do."""
 
 
 @dataclass(slots=True)
@@ -233,50 +233,44 @@ class Rehearsal:
         raw = self._first[NONE]
         return Memory(
             raw.data / raw.looked if raw.looked else 0.0,
-            {rung: _cost(tally, tally.looked) or _FREE for rung, tally in self._first.items()},
+            {rung: _cost(tally) for rung, tally in self._first.items()},
         )
 
     def written(self, *, exact: bool) -> Memory:
         """What the pages cost that the guest writes: of an ``exact`` tracker all that it names, else those that
         did change."""
-        first, pages = self.memory().costs, sum(tally.travelled for tally in self._later.values())
-        costs = {}
-        for rung, tally in self._later.items():
-            found = _cost(tally, tally.looked if exact else tally.travelled)
-            if found is not None and not exact:  # most of the time went into looking at the others
-                found = PageCost(first[rung].packing, found.wire, found.unpacking)
-            if found is not None:
-                costs[rung] = found
+        first = self.memory().costs
+        pages = {rung: tally.looked if exact else tally.travelled for rung, tally in self._later.items()}
+
+        def scale(spent: Callable[[_Tally], float], part: Callable[[PageCost], float]) -> float:
+            """What was spent beside what as many pages of all memory take, with the same rungs."""
+            usual = sum(count * part(first[rung]) for rung, count in pages.items())
+            return sum(map(spent, self._later.values())) / usual if usual else 1.0
+
+        # CPU time of a few scans is noise for a single rung, and to tell it from another's no scan was the same.
+        # Looking at pages that did not change is most of what was packed where the tracker is not exact.
+        packing = scale(lambda tally: tally.packing, lambda cost: cost.packing) if exact else 1.0
+        unpacking = scale(lambda tally: tally.unpacking, lambda cost: cost.unpacking)
+        wire = scale(lambda tally: tally.wire, lambda cost: cost.wire)
+        costs = {
+            rung: PageCost(
+                cost.packing * packing,
+                self._later[rung].wire / pages[rung] if pages[rung] >= _ENOUGH_PAGES else cost.wire * wire,
+                cost.unpacking * unpacking,
+            )
+            for rung, cost in first.items()
+        }
+        travelled = sum(tally.travelled for tally in self._later.values())
         data = sum(tally.data for tally in self._later.values())
-        return Memory(data / pages if pages else 0.0, _completed(costs, first))
-
-
-def _completed(costs: Mapping[Rung, PageCost], first: Mapping[Rung, PageCost]) -> dict[Rung, PageCost]:
-    """``costs`` with the rungs whose turn did not come: as much above or below ``first`` as the others are."""
-
-    def scale(part: Callable[[PageCost], float]) -> float:
-        known = sum(part(first[rung]) for rung in costs)
-        return sum(part(cost) for cost in costs.values()) / known if known else 1.0
-
-    packing, wire, unpacking = (
-        scale(lambda cost: cost.packing),
-        scale(lambda cost: cost.wire),
-        scale(lambda cost: cost.unpacking),
-    )
-    return {
-        rung: costs.get(rung)
-        or PageCost(cost.packing * packing, cost.wire * wire, cost.unpacking * unpacking)
-        for rung, cost in first.items()
-    }
+        return Memory(data / travelled if travelled else 0.0, costs)
 
 
 _FREE = PageCost(0.0, 0.0, 0.0)
 
 
-def _cost(tally: _Tally, pages: int) -> PageCost | None:
-    if pages < _ENOUGH_PAGES:
-        return None
-    return PageCost(tally.packing / pages, tally.wire / pages, tally.unpacking / pages)
+def _cost(tally: _Tally) -> PageCost:
+    pages = tally.looked
+    return PageCost(tally.packing / pages, tally.wire / pages, tally.unpacking / pages) if pages else _FREE
 
 
 def _scratch(region: Region) -> FileRegion:

@@ -55,7 +55,9 @@ def open_source(uri: GuestUri | str, options: GuestOptions | None = None) -> Sou
             "leave them out: the guest's process is known",
         )
     if options.keep and found.kind != "qemu":
-        raise UsageError(f"only a virtual machine can be kept here, and this is {found}", "leave out --keep-source")
+        raise UsageError(
+            f"only a virtual machine can be kept here, and this is {found}", "leave out --keep-source"
+        )
     match found.kind:
         case "demo":
             from migrated.guests.demo.source import DemoSource

@@ -183,7 +183,12 @@ class TestMistakes:
             ("level = 1", 1, "level", "did you mean send.level or log.level?"),
             ("[sned]\nlevel = 1", 1, "sned", "did you mean send? the sections are host, send"),
             ("[serve]\ncodec = 1", 2, "serve.codec", "did you mean send.codec?"),
-            ('[guests.db]\nkind = "shm"\npath = "/x"\npause = "p"', 4, "guests.db.pause", "has kind, path, resume"),
+            (
+                '[guests.db]\nkind = "shm"\npath = "/x"\npause = "p"',
+                4,
+                "guests.db.pause",
+                "has kind, path, resume",
+            ),
             ('[guests.db]\nkind = "shm"\npth = "/x"', 3, "guests.db.pth", "did you mean guests.db.path?"),
             ("[send]\ncolour = 1", 2, "send.colour", "[send] has codec, level"),
         ],

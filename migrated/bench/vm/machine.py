@@ -188,14 +188,16 @@ class Machine:
             raise GuestError(f"QEMU ended: {self._log.read_text(errors='replace')[-_QUOTED:].strip()}")
 
     def wait_for_beats(self, beats: int, patience: float = _BOOT_SECONDS) -> None:
-        """Until it has beaten so often from now on."""
+        """Until it has beaten so often from now on; the first beat of one that goes on may be its hundredth."""
         self.console.look()
-        ending = self.console.beat + beats
+        first = self.console.beat
 
         def reached() -> bool:
+            nonlocal first
             self._must_live()
             self.console.look()
-            return self.console.beat >= ending
+            first = first or self.console.beat
+            return self.console.beat >= first + beats
 
         wait_until(reached, f"{beats} beats of the guest", patience)
 

@@ -116,7 +116,8 @@ async def nothing_left(there: Vm) -> None:
     await until(lambda: not processes_of(there), "the end of the QEMU there")
     memory = there.memory()
     await until(lambda: not memory.exists() or memory.stat().st_blocks == 0, "its memory to be given back")
-    assert not there.socket.with_name(f"{there.socket.name}.receiving").exists()
+    mark = there.socket.with_name(f"{there.socket.name}.receiving")
+    await until(lambda: not mark.exists(), "the end of its mark")
 
 
 def processes_of(vm: Vm) -> set[int]:

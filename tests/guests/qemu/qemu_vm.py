@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,12 @@ class Shape:
     def key(self) -> str:
         """A name for a folder."""
         return f"{abs(hash(self)):x}"
+
+
+def as_nobody() -> tuple[str, ...]:
+    """QEMU's words to run as that user: 10.0 no longer knows the old ones."""
+    told = subprocess.run([QEMU, "-help"], capture_output=True, text=True, check=True).stdout
+    return ("-runas", "nobody") if "-runas" in told else ("-run-with", "user=nobody")
 
 
 def wait_until(fact: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
@@ -119,7 +126,8 @@ class Vm:
         """Start QEMU and wait until its monitor answers."""
         self.process = subprocess.Popen(self.command(*more), stdin=subprocess.DEVNULL)
         self.pid = self.process.pid
-        wait_until(self._test_socket.exists, f"monitor of {self.name}")
+        wait_until(lambda: self._test_socket.exists() or not self.alive, f"monitor of {self.name}")
+        assert self.alive, f"QEMU ended with {self.process.returncode}"
         return self
 
     @property
@@ -223,13 +231,12 @@ class Stable:
     def boot(self, shape: Shape) -> Path:
         """The folder with the memory and devices of a machine of that shape, some beats after its start."""
         if shape not in self.booted:
-            folder = self.folder / f"booted{len(self.booted)}"
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(dir=self.folder))
             vm = Vm(folder, "boot", shape, self.image, folder / "disk")
             with vm.disk.open("wb") as disk:
                 disk.truncate(1 << 20)
-            vm.start()
             try:
+                vm.start()
                 wait_until(lambda: vm.last_beat() > 3 or not vm.alive, f"boot of {shape}", _BOOT_SECONDS)
                 with vm.monitor() as monitor:
                     monitor.qmp.execute("stop")

@@ -56,7 +56,7 @@ def test_one_that_waits(stable: Stable, tmp_path: Path) -> None:
 
 
 def test_the_qemu_of_this_host() -> None:
-    (found,) = [each for each in programs() if each.path.name == QEMU]
+    found = next(each for each in programs() if each.path.name == QEMU)
     assert not found.lacks
     assert not found.problem
     assert found.version[0].isdigit()

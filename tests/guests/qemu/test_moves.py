@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 from qemu_sides import Pulse, Sides, until
-from qemu_vm import Shape, Vm, entry
+from qemu_vm import Shape, Vm, as_nobody, entry
 
 from migrated.engine.events import Stalled
 
@@ -33,11 +33,6 @@ async def arrived(there: Vm, after: int) -> None:
         pytest.param(Shape(rate="16M", processors=2), id="two-processors-writer"),
         pytest.param(Shape(backends=2, memory=160), id="two-backends"),
         pytest.param(Shape(disk=True), id="disk"),
-        pytest.param(
-            Shape(more=("-sandbox", "on", "-runas", "nobody")),
-            id="unprivileged-sandbox",
-            marks=pytest.mark.root,
-        ),
     ],
 )
 async def test_a_machine_moves(sides: Sides, shape: Shape) -> None:
@@ -50,6 +45,11 @@ async def test_a_machine_moves(sides: Sides, shape: Shape) -> None:
     assert set(report.downtime_parts) == {"pause", "last scan", "last round", "device state", "start"}
     assert not here.alive, "its QEMU here was not told to quit"
     await arrived(there, here.last_beat())
+
+
+@pytest.mark.root
+async def test_one_that_runs_as_nobody_in_its_sandbox_moves(sides: Sides) -> None:
+    await test_a_machine_moves(sides, Shape(more=("-sandbox", "on", *as_nobody())))
 
 
 async def test_a_machine_moves_to_one_that_waits(sides: Sides) -> None:
