@@ -24,7 +24,7 @@ _PAGE = 4096
 _SETTLE_BEATS = 100
 """A second: emulation has translated by then what runs again and again."""
 _ARRIVED_BEATS = 50
-_ARRIVAL_SECONDS = 30.0
+_ARRIVAL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
