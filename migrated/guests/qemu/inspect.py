@@ -1,7 +1,6 @@
 """What a virtual machine is, as its QEMU tells: memory, processor, devices, disks, and what it does just now."""
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
@@ -50,8 +49,9 @@ class Disk:
 class Machine:
     """A virtual machine as it was when asked. ``status`` is QEMU's word, ``migration`` its migration's.
 
-    ``memory`` is the RAM that the guest has, in bytes, plugged modules included; ``features`` is a digest of
-    the processor's features; ``devices`` are type names with their number, ``pci`` addresses with ids.
+    ``memory`` is the RAM that the guest has, in bytes, plugged modules included; ``features`` are the processor's, bits
+    by CPUID word; ``devices`` are type names with their number, ``plugged`` those that the command line or a monitor
+    asked for; ``pci`` are addresses with ids.
     """
 
     pid: int
@@ -61,12 +61,13 @@ class Machine:
     machine: str
     accelerator: str
     processor: str
-    features: str
+    features: Mapping[str, int]
     processors: int
     memory: int
     backends: tuple[Backend, ...]
     disks: tuple[Disk, ...]
     devices: tuple[str, ...]
+    plugged: tuple[str, ...]
     pci: tuple[str, ...]
     foreign_writers: tuple[str, ...]
     passed_through: tuple[str, ...]
@@ -82,7 +83,8 @@ def inspect(greeting: Mapping[str, Any], ask: Ask) -> Machine:
     pid = _process_of(int(processors[0]["thread-id"]))
     summary = ask("query-memory-size-summary", None)
     first = str(processors[0]["qom-path"])
-    devices = _devices(ask)
+    plugged = _devices(ask, "/machine/peripheral", "/machine/peripheral-anon")
+    devices = plugged + _devices(ask, "/machine/unattached")
     return Machine(
         pid=pid,
         version=(int(version["major"]), int(version["minor"]), int(version["micro"])),
@@ -96,7 +98,8 @@ def inspect(greeting: Mapping[str, Any], ask: Ask) -> Machine:
         memory=int(summary["base-memory"]) + int(summary.get("plugged-memory", 0)),
         backends=tuple(_backends(ask)),
         disks=tuple(_disks(ask, pid)),
-        devices=tuple(f"{kind} x{count}" for kind, count in sorted(Counter(devices).items())),
+        devices=_counted(devices),
+        plugged=_counted(plugged),
         pci=tuple(_pci(ask("query-pci", None))),
         foreign_writers=tuple(each for each in devices if each.startswith(_FOREIGN_WRITERS))
         + tuple(_networks(ask)),
@@ -142,23 +145,25 @@ def _page_size(path: str) -> int:
     return 0
 
 
-def _features(ask: Ask, processor: str) -> str:
+def _features(ask: Ask, processor: str) -> dict[str, int]:
     with contextlib.suppress(Exception):  # not every architecture has it
-        words = _property(ask, processor, "feature-words")
-        text = " ".join(
-            sorted(
-                f"{each['cpuid-input-eax']}.{each.get('cpuid-input-ecx', 0)}.{each['cpuid-register']}"
-                f"={each['features']:x}"
-                for each in words
+        return {
+            f"{each['cpuid-input-eax']:x}.{each.get('cpuid-input-ecx', 0):x}.{each['cpuid-register']}": int(
+                each["features"]
             )
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-    return ""
+            for each in _property(ask, processor, "feature-words")
+            if each["features"]  # which words there are differs by version
+        }
+    return {}
 
 
-def _devices(ask: Ask) -> list[str]:
+def _counted(kinds: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{kind} x{count}" for kind, count in sorted(Counter(kinds).items()))
+
+
+def _devices(ask: Ask, *folders: str) -> list[str]:
     found = []
-    for folder in ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached"):
+    for folder in folders:
         for each in ask("qom-list", {"path": folder}):
             kind = re.fullmatch(r"child<(.*)>", each["type"])
             if kind and (not folder.endswith("unattached") or each["name"].startswith("device[")):

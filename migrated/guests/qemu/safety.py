@@ -110,11 +110,12 @@ def facts_of(machine: Machine) -> dict[str, str]:
         "machine": machine.machine,
         "accelerator": machine.accelerator,
         "processor": machine.processor,
-        "processor-features": machine.features,
         "processors": str(machine.processors),
         "page-sizes": " ".join(f"{each.name}={each.page_size}" for each in machine.backends),
         "memory": " ".join(f"{each.name}={each.size}" for each in machine.backends),
+        **_split("processor-features", [f"{word}={bits:x}" for word, bits in machine.features.items()], " "),
         **_split("devices", machine.devices, ", "),
+        **_split("plugged", machine.plugged, ", "),
         **_split("pci", machine.pci, " "),
         **_split("disks", [f"{each.name}={each.identity}" for each in _written(machine)], " "),
     }
@@ -124,16 +125,24 @@ def facts_of(machine: Machine) -> dict[str, str]:
 def differences(source: Mapping[str, str], here: Machine) -> list[str]:
     """What differs between the source's facts and the VM that waits here, a sentence each; [] if it fits.
 
-    A word that only one side knows is left out: the other is older.
+    A word that only one side knows is left out: the other is older. QEMUs of two versions name a machine's own devices
+    in different ways, and the newer one may have more features of a processor: there only what is plugged is compared,
+    and that no feature is missing.
     """
     ours = facts_of(here)
     found = []
-    if "qemu" in source and _version(source["qemu"]) > here.version:
+    version = _version(source.get("qemu", ours["qemu"]))
+    if version > here.version:
         found.append(f"QEMU {source['qemu']} at the source, the older {ours['qemu']} here")
+    same = version[:2] == here.version[:2]
+    found += _feature_differences(source, here, exact=same)
     for word, name in _COMPARED.items():
+        if word == ("plugged" if same else "devices"):
+            continue
         theirs, own = _joined(source, word), _joined(ours, word)
         if theirs and own and theirs != own:
-            found.append(f"{name} {_short(theirs, own)} at the source, {_short(own, theirs)} here")
+            only = _short(theirs, own, _between(word)), _short(own, theirs, _between(word))
+            found.append(f"{name} {only[0]} at the source, {only[1]} here")
     found += _disk_differences(dict(_pairs(source)), here)
     return found
 
@@ -142,11 +151,11 @@ _COMPARED = {
     "machine": "machine type",
     "accelerator": "accelerator",
     "processor": "processor",
-    "processor-features": "features of the processor",
     "processors": "number of processors",
     "memory": "memory",
     "page-sizes": "page sizes of the memory",
     "devices": "devices",
+    "plugged": "devices",
     "pci": "PCI devices",
 }
 
@@ -162,6 +171,25 @@ def _pairs(facts: Mapping[str, str]) -> list[tuple[str, str]]:
         for name, _, identity in [each.partition("=")]
         if name
     ]
+
+
+def _feature_differences(source: Mapping[str, str], here: Machine, *, exact: bool) -> list[str]:
+    pairs = [each.partition("=") for each in _joined(source, "processor-features").split()]
+    theirs = {word: int(bits, 16) for word, _, bits in pairs if re.fullmatch("[0-9a-f]+", bits)}
+    if not theirs or not here.features:
+        return []
+    lacking = {word: bits & ~here.features.get(word, 0) for word, bits in theirs.items()}
+    more = {word: bits & ~theirs.get(word, 0) for word, bits in here.features.items()}
+    found = []
+    if any(lacking.values()):
+        found.append(f"features of the processor {_bits(lacking)} at the source, not here")
+    if exact and any(more.values()):
+        found.append(f"features of the processor {_bits(more)} here, not at the source")
+    return found
+
+
+def _bits(words: Mapping[str, int]) -> str:
+    return " ".join(f"{word}={bits:x}" for word, bits in words.items() if bits)
 
 
 def _disk_differences(theirs: Mapping[str, str], here: Machine) -> list[str]:
@@ -188,16 +216,18 @@ def _split(word: str, items: "list[str] | tuple[str, ...]", between: str) -> dic
 
 
 def _joined(facts: Mapping[str, str], word: str) -> str:
-    between = ", " if word == "devices" else " "
     pieces = [facts[word]] if word in facts else []
     while f"{word}-{len(pieces) + 1}" in facts and pieces:
         pieces.append(facts[f"{word}-{len(pieces) + 1}"])
-    return between.join(pieces)
+    return _between(word).join(pieces)
 
 
-def _short(text: str, other: str) -> str:
+def _between(word: str) -> str:
+    return ", " if word in ("devices", "plugged") else " "
+
+
+def _short(text: str, other: str, between: str) -> str:
     """A list without what the other one has, too."""
-    between = ", " if ", " in text + other else " "
     others = other.split(between)
     left = [each for each in text.split(between) if each not in others]
     return between.join(left) or "fewer"

@@ -136,7 +136,11 @@ def test_a_machine_fits_itself() -> None:
         ({"machine": "pc-q35-8.0"}, "machine type pc-q35-8.0 at the source, pc-q35-7.2 here"),
         ({"accelerator": "kvm"}, "accelerator kvm at the source, tcg here"),
         ({"processor": "host-x86_64-cpu"}, "processor host-x86_64-cpu at the source"),
-        ({"features": "00"}, "features of the processor 00 at the source"),
+        (
+            {"features": {"1.0.EDX": 1 << 31}},
+            "features of the processor 1.0.EDX=80000000 at the source, not here",
+        ),
+        ({"features": {"1.0.EDX": 1}}, "features of the processor 80000001.0.ECX="),
         ({"processors": 4}, "number of processors 4 at the source, 2 here"),
         ({"version": (8, 0, 0)}, "QEMU 8.0.0 at the source, the older 7.2.22 here"),
         ({"devices": ("e1000 x1",)}, "devices e1000 x1 at the source"),
@@ -149,6 +153,16 @@ def test_what_differs_is_named_on_both_sides(change: dict[str, Any], what: str) 
     assert any(each.startswith(what) for each in found), found
 
 
+def test_qemu_10_takes_a_machine_of_7() -> None:
+    """And not the other way round; both answers are recorded."""
+    old, new = machine("movable-7.2"), machine("movable-10.0")
+    assert new.version == (10, 0, 2)
+    assert refusals(new, hashes=False) == []
+    assert old.devices != new.devices
+    assert differences(facts_of(old), new) == []
+    assert differences(facts_of(new), old)[0] == "QEMU 10.0.2 at the source, the older 7.2.22 here"
+
+
 def test_memory_of_other_sizes_and_pages_is_named() -> None:
     ours = machine()
     larger = tuple(dataclasses.replace(each, size=64 << 20, page_size=2 << 20) for each in ours.backends)
@@ -158,8 +172,17 @@ def test_memory_of_other_sizes_and_pages_is_named() -> None:
 
 
 def test_a_newer_qemu_takes_a_machine_of_an_older_one() -> None:
-    source = dataclasses.replace(machine(), version=(6, 1, 0))
-    assert differences(facts_of(source), machine()) == []
+    """It calls the machine's own devices by other names, and knows more features."""
+    ours = machine()
+    less = {word: bits & ~1 for word, bits in ours.features.items()}
+    source = dataclasses.replace(
+        ours, version=(6, 1, 0), devices=("old-clock x1", *ours.plugged), features=less
+    )
+    assert differences(facts_of(source), ours) == []
+    plugged = dataclasses.replace(source, plugged=("e1000 x1",))
+    assert differences(facts_of(plugged), ours) == ["devices e1000 x1 at the source, virtio-blk-pci x1 here"]
+    more = dataclasses.replace(source, features=ours.features | {"7.0.EBX": 1 << 31})
+    assert "7.0.EBX=80000000 at the source, not here" in differences(facts_of(more), ours)[0]
 
 
 def test_a_disk_must_be_the_very_same_storage() -> None:
