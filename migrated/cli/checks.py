@@ -181,7 +181,7 @@ def _folders(settings: Settings) -> Iterator[Check]:
         yield Check("state folder", Level.OK, f"{state} ({kind or 'unknown file system'})")
     folder = sockets.runtime_path()
     try:
-        if folder.exists():
+        if os.path.lexists(folder):
             sockets.runtime_dir()
     except MigratedError as error:
         yield Check("control sockets", Level.WARN, error.what, error.hint)
@@ -190,7 +190,7 @@ def _folders(settings: Settings) -> Iterator[Check]:
 
 
 def _existing(path: Path) -> Path:
-    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
+    return next((each for each in (path, *path.parents) if os.access(each, os.F_OK)), Path("/"))
 
 
 def _file_system(path: Path) -> str:

@@ -41,13 +41,24 @@ def find_file(path: Path | None = None) -> Path | None:
     """
     named = path or (Path(os.environ[_FILE_VARIABLE]) if os.environ.get(_FILE_VARIABLE) else None)
     if named is not None:
-        if not named.exists():
+        if not _may_be_there(named):
             by = "--config" if path else _FILE_VARIABLE
             raise ConfigError(f"there is no settings file {named}", f"make it, or correct {by}")
         return named
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
     usual = [home / "migrated/migrated.toml", Path("/etc/migrated/migrated.toml")]
     return next((each for each in usual if os.path.lexists(each)), None)
+
+
+def _may_be_there(path: Path) -> bool:
+    """False if it certainly is not; why it can't be reached, if so, is told by who reads it."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def load(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> Settings:

@@ -48,7 +48,7 @@ def _usual() -> Path:
         theirs = _SYSTEM.exists() and _SYSTEM.stat().st_uid != 0
         return _SYSTEM.with_name("migrated-root") if theirs else _SYSTEM
     session = os.environ.get("XDG_RUNTIME_DIR")
-    if session and Path(session).is_dir():
+    if session and os.access(session, os.W_OK | os.X_OK):  # su may have left us another user's
         return Path(session) / "migrated"
     return Path("/tmp") / f"migrated-{uid}"  # noqa: S108  its owner and mode are checked
 

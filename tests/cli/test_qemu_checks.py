@@ -48,6 +48,13 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_folder_of_the_path_may_be_closed(only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreachable = only / ("x" * 300)  # for root, too
+    monkeypatch.setattr(programs.os, "get_exec_path", lambda: [str(unreachable), "", str(only)])
+    fake_qemu(only, "qemu-kvm", CAPABILITIES, (10, 0, 2))
+    assert [each.path for each in programs.programs()] == [only / "qemu-kvm"]
+
+
 def test_installed_ones_are_asked(only: Path) -> None:
     fake_qemu(only, "qemu-system-x86_64", CAPABILITIES, (10, 0, 2))
     fake_qemu(only, "qemu-kvm", CAPABILITIES[2:], (3, 1, 0))

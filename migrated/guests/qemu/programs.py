@@ -66,13 +66,23 @@ def others() -> list[str]:
 
 def _installed() -> Iterator[Path]:
     seen: set[Path] = set()
-    places = [Path(folder) for folder in os.get_exec_path()]
-    found = [path for folder in places for name in _NAMES for path in sorted(folder.glob(f"{name}*"))]
+    found = [path for folder in os.get_exec_path() for path in _named(folder)]
     for path in [*found, *_HIDDEN]:
+        if not shutil.which(str(path)):
+            continue
         real = path.resolve()
-        if real not in seen and shutil.which(str(path)):
+        if real not in seen:
             seen.add(real)
             yield path
+
+
+def _named(folder: str) -> list[Path]:
+    """Nothing if ``folder`` is not there or closed to us: PATH may well name one of another user."""
+    try:
+        there = sorted(Path(folder).iterdir())
+    except OSError:
+        return []
+    return [path for name in _NAMES for path in there if path.name.startswith(name)]
 
 
 def _asked(path: Path) -> Program:
