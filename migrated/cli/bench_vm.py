@@ -1,7 +1,9 @@
 """``migrated bench vm`` and ``migrated bench show``: QEMU's own migration and ours, side by side."""
 
 import contextlib
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -165,6 +167,9 @@ def _ending_cleanly() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_WIDE = 175
+"""Columns of a table with the spread of every figure."""
+
 _MOST = 0.8
 """The share of a VM's memory that can be filled: its kernel wants some 100 MiB."""
 
@@ -190,7 +195,8 @@ def _print(results: Any, *, as_json: bool, markdown: bool) -> None:
         cells = as_plain(summarise(results.measurements))
         run.print_json({"settings": results.settings, "host": results.host, "cells": cells})
     else:
-        run.show(tables(results, markdown=markdown))
+        wide = markdown or not sys.stdout.isatty() or shutil.get_terminal_size().columns >= _WIDE
+        run.show(tables(results, markdown=markdown, wide=wide))
 
 
 def _tell(measurement: Any, done: int, count: int, left: float) -> None:

@@ -20,12 +20,12 @@ SETTINGS = {
 }
 
 
-def shown(*measurements: Measurement, markdown: bool = False) -> str:
+def shown(*measurements: Measurement, markdown: bool = False, wide: bool = True) -> str:
     results = Results(SETTINGS, HOST)
     results.measurements += measurements
-    console = Console(width=200)
+    console = Console(width=200 if wide else 120)
     with console.capture() as captured:
-        console.print(tables(results, markdown=markdown))
+        console.print(tables(results, markdown=markdown, wide=wide))
     return captured.get()
 
 
@@ -70,6 +70,15 @@ def test_a_guest_that_is_wrong_cannot_be_overlooked(made: Make) -> None:
     assert "WRONG: page 7" in row(shown(made(intact=False, why="page 7")), "qemu:none")
 
 
+def test_on_a_terminal_nothing_is_cut_off(made: Make) -> None:
+    runs = [made("qemu:multifd-zstd", 1), made("qemu:multifd-zstd", 2, total_seconds=12.0, link_bytes=10**9)]
+    text = shown(*runs, made("migrated:snappy", switch_seconds=0.123), wide=False)
+    assert "…" not in text
+    assert "8.50 (5.00-12.00)" in row(text, "qemu:multifd-zstd *")
+    assert "intact" in row(text, "migrated:snappy")
+    assert "123" in row(text, "migrated:snappy")
+
+
 def test_markdown(made: Make) -> None:
     lines = shown(made(), markdown=True).splitlines()
     head = next(place for place, line in enumerate(lines) if line.startswith("| mode"))
@@ -78,7 +87,7 @@ def test_markdown(made: Make) -> None:
 
 def test_progress(made: Make) -> None:
     assert line_of(made()) == (
-        "1 Gb/s, idle, qemu:none, run 1: 5.00 s, downtime 100 ms, no beat for 120 ms, 500 MB, 2 rounds"
+        "1 Gb/s, idle, qemu:none, run 1: 5.00 s, downtime 100 ms, silent for 120 ms, 500 MB, 2 rounds"
     )
     assert line_of(made(status=Status.NEVER, why="slow")).endswith("run 1: never: slow")
     assert line_of(made(intact=False, why="page 7")).endswith("NOT INTACT: page 7")

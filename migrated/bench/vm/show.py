@@ -15,17 +15,17 @@ from migrated.units import format_duration, format_size
 __all__ = ["line_of", "tables"]
 
 _HEADS = (
-    *("mode", "total, s", "x", "downtime, ms", "x", "no beat, ms", "link, MB", "x", "rounds"),
-    *("there, s", "guest"),
+    *("mode", "total, s", "x", "down, ms", "x", "switch, ms", "x", "silent, ms", "link, MB", "x"),
+    *("rounds", "there, s", "guest"),
 )
 _PARTS = ("pause", "last scan", "last round", "device state", "start")
 
 
-def tables(results: Results, *, markdown: bool = False) -> RenderableType:
-    """Everything in ``results``."""
+def tables(results: Results, *, markdown: bool = False, wide: bool = True) -> RenderableType:
+    """Everything in ``results``; if not ``wide``, in 120 columns, without the spread of all but the total time."""
     parts: list[RenderableType] = list(_head(results))
     for cell in summarise(results.measurements):
-        parts += ["", _title(cell), _table(cell, markdown=markdown), *_below(cell)]
+        parts += ["", _title(cell), _table(cell, markdown=markdown, wide=wide), *_below(cell)]
     return Group(*parts)
 
 
@@ -45,8 +45,9 @@ def _head(results: Results) -> Iterator[str]:
         f"(ratio at 256 KiB: {ratios}); downtime limit {format_duration(settings.get('downtime', 0.0))}"
     )
     yield (
-        "median (lowest-highest); x: to QEMU's best mode, marked *; no beat: the longest silence of the guest's "
-        "console; there: from the command to its first beat at the destination"
+        "median (lowest-highest); x: to QEMU's best mode, marked *; down: the downtime as the tool reports it (QEMU's "
+        "ends when the source has sent all, ours when the guest runs there); switch: from the guest's last beat here "
+        "to the first there; silent: its longest silence; there: from the command to its first beat there"
     )
 
 
@@ -58,16 +59,17 @@ def _title(cell: CellSummary) -> str:
     return f"{cell.link}, {cell.guest}{written} - {runs} run{'s' if runs > 1 else ''} of each mode"
 
 
-def _table(cell: CellSummary, *, markdown: bool) -> Table:
+def _table(cell: CellSummary, *, markdown: bool, wide: bool) -> Table:
     made = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown, collapse_padding=True)
     for head in _HEADS:
-        made.add_column(head, justify="left" if head in ("mode", "guest") else "right", no_wrap=True)
+        shown = head if markdown else head.replace(", ", "\n")
+        made.add_column(shown, justify="left" if head in ("mode", "guest") else "right", no_wrap=True)
     for mode in cell.modes:
-        made.add_row(*_row(cell, mode))
+        made.add_row(*_row(cell, mode, wide=wide))
     return made
 
 
-def _row(cell: CellSummary, mode: ModeSummary) -> list[str]:
+def _row(cell: CellSummary, mode: ModeSummary, *, wide: bool) -> list[str]:
     name = mode.mode + (" *" if cell.best is mode else "")
     if not mode.completed:
         ends = {Status.NEVER: "never", Status.MISSING: "this QEMU has no such mode", Status.FAILED: "failed"}
@@ -76,13 +78,15 @@ def _row(cell: CellSummary, mode: ModeSummary) -> list[str]:
         name,
         _spread(mode.total, 1, 2),
         _ratio(cell.ratio(mode, "total")),
-        _spread(mode.downtime, 1000, 0),
+        _spread(mode.downtime, 1000, 0, wide=wide),
         _ratio(cell.ratio(mode, "downtime")),
-        _spread(mode.gap, 1000, 0),
-        _spread(mode.link_bytes, 1e-6, 0),
+        _spread(mode.switch, 1000, 0, wide=wide),
+        _ratio(cell.ratio(mode, "switch")),
+        _spread(mode.gap, 1000, 0, wide=wide),
+        _spread(mode.link_bytes, 1e-6, 0, wide=wide),
         _ratio(cell.ratio(mode, "link_bytes")),
         f"{mode.rounds.median:g}" if mode.rounds else "",
-        _spread(mode.arrived, 1, 2),
+        _spread(mode.arrived, 1, 2, wide=wide),
         _guest(mode),
     ]
 
@@ -110,11 +114,11 @@ def _below(cell: CellSummary) -> Iterator[str]:
     )
 
 
-def _spread(value: Spread | None, scale: float, digits: int) -> str:
+def _spread(value: Spread | None, scale: float, digits: int, *, wide: bool = True) -> str:
     if value is None:
         return ""
     shown = [f"{scale * each:.{digits}f}" for each in (value.median, value.low, value.high)]
-    return shown[0] if shown[1] == shown[2] else f"{shown[0]} ({shown[1]}-{shown[2]})"
+    return shown[0] if shown[1] == shown[2] or not wide else f"{shown[0]} ({shown[1]}-{shown[2]})"
 
 
 def _ratio(value: float | None) -> str:
@@ -128,6 +132,6 @@ def line_of(each: Measurement) -> str:
         return f"{what}{each.status}: {each.why}"
     figures = (
         f"{each.total_seconds:.2f} s, downtime {1000 * each.downtime_seconds:.0f} ms, "
-        f"no beat for {1000 * each.gap_seconds:.0f} ms, {each.link_bytes / 1e6:.0f} MB, {each.rounds} rounds"
+        f"silent for {1000 * each.gap_seconds:.0f} ms, {each.link_bytes / 1e6:.0f} MB, {each.rounds} rounds"
     )
     return what + figures + ("" if each.intact else f"; NOT INTACT: {each.why}")
