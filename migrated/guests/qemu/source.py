@@ -160,7 +160,8 @@ class QemuSource(SourceGuest):
     def freeze(self) -> None:
         """See :meth:`SourceGuest.freeze`."""
         monitor, guardian = self._opened()
-        if monitor.resumes > self._resumes:
+        # Asked, not remembered: the news of a RESUME may be on its way, and is here before the answer.
+        if monitor.running or monitor.resumes > self._resumes:
             raise GuestError(
                 f"somebody let the VM of {self._path} go on while it was paused for the move",
                 "it goes on here, and nothing is lost; find out who did, and try again",

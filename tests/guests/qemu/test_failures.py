@@ -12,6 +12,7 @@ from qemu_sides import Home, Sides
 from qemu_vm import Shape, Stable, Vm, entry, wait_until
 
 from migrated.errors import GuestError, GuestNotFoundError, MigratedError, RefusedError, UnsafeGuestError
+from migrated.guests.qemu.monitor import Monitor
 from migrated.guests.uri import open_source, revive
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("qemu-system-x86_64", "gcc", "apt-get")]
@@ -74,16 +75,26 @@ async def test_a_frozen_one_waits_for_the_word(home: Home, tmp_path: Path) -> No
     await before.is_again()
 
 
+@pytest.mark.parametrize(
+    ("commands", "told"), [(["cont"], True), (["cont"], False), (["cont", "stop"], True)], ids=str
+)
 async def test_one_that_somebody_lets_go_on_meanwhile_stays_here(
-    home: Home, sides: Sides, monkeypatch: pytest.MonkeyPatch
+    home: Home, sides: Sides, monkeypatch: pytest.MonkeyPatch, commands: list[str], told: bool
 ) -> None:
-    """What it wrote since is not at the destination."""
+    """What it wrote since is not at the destination; also if the news of it comes late, which is as good as never."""
     here = home.vm()
     before = Before.of(here)
     there = sides.other(here)
+    if not told:
+        hear = Monitor._hear
+        monkeypatch.setattr(
+            Monitor, "_hear", lambda monitor, event, data: event == "RESUME" or hear(monitor, event, data)
+        )
     with here.monitor() as monitor:
         await sides.serve(a=entry(there, command=True))
-        observe = arrange(sides, Moment.COMMIT, lambda: monitor.qmp.execute("cont"), monkeypatch)
+        observe = arrange(
+            sides, Moment.COMMIT, lambda: [monitor.qmp.execute(each) for each in commands], monkeypatch
+        )
         moving = await sides.outgoing(here, "a", observe)
         with pytest.raises(GuestError, match="somebody let the VM"):
             await moving.run()
