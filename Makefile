@@ -22,7 +22,7 @@ demo-vm: venv ## Watch a virtual machine move to another host and back (takes QE
 	@$(BIN)/python deploy/demo_vm.py
 
 test: lint ## Check style and types, then run every test (PYTEST="-k name -x" narrows it)
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: venv ## Check style (ruff) and types (mypy --strict)
 	@$(BIN)/python -m ruff check .

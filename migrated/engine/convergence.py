@@ -109,18 +109,25 @@ class WireRate:
     def __init__(self) -> None:
         self._rates: deque[float] = deque([0.0], maxlen=_RATE_ROUNDS)
         self._bytes = 0.0
+        self._small = (0.0, 0.0)
 
-    @property
-    def bytes_per_second(self) -> float:
-        """0 while none is known."""
-        return min(self._rates)
+    def of(self, wire_bytes: float) -> float:
+        """Bytes per second for a round of so many; 0 while none is known.
+
+        A small round's own rate is known to be possible for one as small: what stood in its way was mostly
+        latency, and a link that stood still once need not do so again.
+        """
+        small, reached = self._small
+        return max(min(self._rates), reached) if wire_bytes <= small else min(self._rates)
 
     def after(self, wire_bytes: float, seconds: float) -> None:
         """A round sent so many bytes, and they were in place after so long."""
+        rate = wire_bytes / max(seconds, 1e-6)
+        self._small = (wire_bytes, rate) if wire_bytes < _RATE_BYTES else (0.0, 0.0)
         if wire_bytes >= min(_RATE_BYTES, self._bytes):
             if self._bytes < _RATE_BYTES:
                 self._rates.clear()  # of rounds that were too small to count
-            self._rates.append(wire_bytes / max(seconds, 1e-6))
+            self._rates.append(rate)
             self._bytes = wire_bytes
 
 

@@ -207,10 +207,11 @@ class _Run:
             remaining = data
             fixed += job.pages * PAGE_SIZE / (HASHED_BYTES_PER_SECOND * self._hosts.workers)
         known = remaining if job.exact or self._rounds > 1 else 0.0
+        per_page = due.changed * cost.wire / counted if counted else 0.0
         return Measured(
             math.ceil(remaining),
-            due.changed * cost.wire / counted if counted else 0.0,
-            min(self._rate.bytes_per_second, self._hosts.link),
+            per_page,
+            min(self._rate.of(remaining * per_page), self._hosts.link),
             fixed,
             job.scan_seconds,
             known / interval,

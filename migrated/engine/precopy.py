@@ -148,7 +148,6 @@ class PreCopy:
     ) -> Measured:
         """What the last round and the scan behind it say; ``interval`` is the time since the scan before."""
         fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
-        rate = min(self._wire_rate.bytes_per_second, self.tuning.bandwidth)
         if self._guest.tracker.exact:
             pages, per_page = sum(map(len, pending)), self._bytes_per_page
         else:
@@ -156,6 +155,7 @@ class PreCopy:
             pages = result.data_pages
             per_page = result.wire_bytes / pages if pages else 0.0
             fixed += self._last_scan_seconds(pending)
+        rate = min(self._wire_rate.of(pages * per_page), self.tuning.bandwidth)
         # A tracker that only names candidates knows nothing of writes before a round has compared them.
         written = pages if self._guest.tracker.exact or self.round > 1 else 0
         return Measured(pages, per_page, rate, fixed, scan_seconds, written / interval)

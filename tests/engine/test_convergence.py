@@ -126,24 +126,34 @@ def test_the_best_is_within_noise_of_the_least(expectations: list[float]) -> Non
 
 def test_the_slower_of_two_rounds_is_what_the_last_one_is_expected_to_reach() -> None:
     rate = WireRate()
-    assert rate.bytes_per_second == 0
+    assert rate.of(1000) == 0
     rate.after(10 << 20, 1.0)
-    assert rate.bytes_per_second == 10 << 20
+    assert rate.of(10 << 20) == 10 << 20
     rate.after(2 << 20, 0.5)
-    assert rate.bytes_per_second == 4 << 20
+    assert rate.of(10 << 20) == 4 << 20
     rate.after(20 << 20, 1.0)
     rate.after(30 << 20, 1.0)
-    assert rate.bytes_per_second == 20 << 20
+    assert rate.of(10 << 20) == 20 << 20
 
 
 def test_a_small_round_says_nothing_of_the_link_unless_there_is_no_other() -> None:
     rate = WireRate()
     rate.after(1000, 1.0)
-    assert rate.bytes_per_second == 1000
+    assert rate.of(1000) == 1000
     rate.after(8 << 20, 1.0)
-    assert rate.bytes_per_second == 8 << 20
+    assert rate.of(10 << 20) == 8 << 20
     rate.after(1000, 1.0)
-    assert rate.bytes_per_second == 8 << 20
+    assert rate.of(10 << 20) == 8 << 20
+
+
+def test_a_link_that_stood_still_once_is_not_held_against_a_round_as_small_as_the_last() -> None:
+    rate = WireRate()
+    rate.after(8 << 20, 80.0)
+    rate.after(500_000, 0.05)
+    assert rate.of(400_000) == 10e6
+    assert rate.of(600_000) == pytest.approx((8 << 20) / 80)
+    rate.after(2 << 20, 10.0)
+    assert rate.of(400_000) == pytest.approx((8 << 20) / 80)
 
 
 def test_a_guest_is_held_for_more_and_more_of_the_time() -> None:
