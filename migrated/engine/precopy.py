@@ -1,7 +1,10 @@
 """Pre-copy: rounds while the guest runs, until the rest fits the downtime limit or rounds stop helping."""
 
+import asyncio
 import math
 from collections.abc import Callable
+
+import numpy as np
 
 from migrated.compression.stage import Stage
 from migrated.engine.convergence import (
@@ -80,11 +83,20 @@ class PreCopy:
         while True:
             result = await self.push_round(pending, last=False)
             await in_thread(guest.check)
+            look_began = self._clock()
+            emptied = await self.emptied()
+            # The writes last: whatever is done after them is time in which the guest writes more.
             scan_began = self._clock()
-            pending = await self.collect()
+            pending = await in_thread(guest.tracker.collect)
             now = self._clock()
+            for pages, more in zip(pending, emptied, strict=True):
+                pages |= more
             measured = self._measure(
-                pending, result, scan_seconds=now - scan_began, interval=max(now - scanned_at, 1e-6)
+                pending,
+                result,
+                scan_seconds=now - scan_began,
+                look_seconds=scan_began - look_began,
+                interval=max(now - scanned_at, 1e-6),
             )
             expected = expected_downtime(measured)
             estimate = Estimated(
@@ -113,12 +125,16 @@ class PreCopy:
                 trend = Trend(trend.best, 0, 0)
 
     async def push_round(self, pending: list[PageSet], *, last: bool) -> RoundResult:
+        """Send the pages; in the last round also those that turn out to be empty by now, looked for meanwhile."""
         self.round += 1
         pages = sum(map(len, pending))
         self._observe(RoundStarted(self.round, pages, last))
         began = self._clock()
         self._channel.set_rate(self.tuning.bandwidth)
-        result = await self._pusher.push(self.round, pending, first=self.round == 1)
+        if last:
+            result = await self._push_all(pending)
+        else:
+            result = await self._pusher.push(self.round, pending, first=self.round == 1)
         await self._channel.send(RoundEnd(self.round, result.batches, result.data_pages))
         if not last:
             await self._conversation.barrier(self.round)
@@ -131,20 +147,41 @@ class PreCopy:
         self._observe(RoundFinished(self.round, seconds, result.data_pages, result.wire_bytes))
         return result
 
-    async def collect(self, *, last: bool = False) -> list[PageSet]:
-        """The pages that must travel again: those written since, and those that became holes."""
-        return await in_thread(self._collect_blocking, last)
+    async def _push_all(self, pending: list[PageSet]) -> RoundResult:
+        looking = asyncio.ensure_future(self.emptied())
+        try:
+            result = await self._pusher.push(self.round, pending, first=self.round == 1)
+            emptied = await looking
+        finally:
+            await asyncio.gather(looking, return_exceptions=True)
+        for pages, sent in zip(emptied, pending, strict=True):
+            pages.mask &= ~sent.mask
+        return result + await self._pusher.push(self.round, emptied, first=False)
 
-    def _collect_blocking(self, last: bool) -> list[PageSet]:
-        tracker = self._guest.tracker
-        dirty = tracker.last() if last else tracker.collect()
-        for region, pages, terms in zip(self._guest.regions, dirty, self._stage.terms, strict=True):
-            # A punched hole, a truncation, private memory given back (MADV_DONTNEED): no write for any tracker.
-            pages.mask |= (terms != 0) & ~region.populated().mask
-        return dirty
+    async def emptied(self) -> list[PageSet]:
+        """The pages that were sent with content and have none any more.
+
+        A punched hole, a truncation, private memory given back (MADV_DONTNEED): no write for any tracker.
+        """
+        return await in_thread(self._emptied_blocking)
+
+    def _emptied_blocking(self) -> list[PageSet]:
+        found = []
+        for region, terms in zip(self._guest.regions, self._stage.terms, strict=True):
+            pages = region.populated()
+            np.logical_not(pages.mask, out=pages.mask)
+            pages.mask &= terms != 0
+            found.append(pages)
+        return found
 
     def _measure(
-        self, pending: list[PageSet], result: RoundResult, *, scan_seconds: float, interval: float
+        self,
+        pending: list[PageSet],
+        result: RoundResult,
+        *,
+        scan_seconds: float,
+        look_seconds: float,
+        interval: float,
     ) -> Measured:
         """What the last round and the scan behind it say; ``interval`` is the time since the scan before."""
         fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
@@ -158,7 +195,7 @@ class PreCopy:
         rate = min(self._wire_rate.of(pages * per_page), self.tuning.bandwidth)
         # A tracker that only names candidates knows nothing of writes before a round has compared them.
         written = pages if self._guest.tracker.exact or self.round > 1 else 0
-        return Measured(pages, per_page, rate, fixed, scan_seconds, written / interval)
+        return Measured(pages, per_page, rate, fixed, scan_seconds, written / interval, look_seconds)
 
     def _last_scan_seconds(self, pending: list[PageSet]) -> float:
         """Reading and hashing every candidate once, by all workers."""

@@ -75,6 +75,14 @@ class RoundResult:
     batches: int
     wire_bytes: int
 
+    def __add__(self, other: "RoundResult") -> "RoundResult":
+        return RoundResult(
+            self.data_pages + other.data_pages,
+            self.pages + other.pages,
+            self.batches + other.batches,
+            self.wire_bytes + other.wire_bytes,
+        )
+
 
 def batch_limit(pages: int, workers: int, batch_pages: int) -> int:
     """The pages of a batch in a round of so many: at most ``batch_pages``, fewer in a short round."""
@@ -148,12 +156,7 @@ class Pusher:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 await asyncio.sleep(0)  # slots may be free for a while, and others have their turn
-        return RoundResult(
-            sum(each.data_pages for each in results),
-            sum(each.pages for each in results),
-            sum(each.batches for each in results),
-            sum(each.wire_bytes for each in results),
-        )
+        return sum(results, RoundResult(0, 0, 0, 0))
 
     async def _sample(self, dirty: Sequence[PageSet]) -> None:
         """Have the policy know what this guest's pages cost, before it has seen much of them."""

@@ -92,7 +92,7 @@ class Switchover:
 
     async def _paused(self, pending: list[PageSet], stopwatch: Stopwatch, devices: Devices) -> Stopwatch:
         guest = self._guest
-        final = await self._rounds.collect(last=True)
+        final = await in_thread(guest.tracker.last)
         for pages, more in zip(pending, final, strict=True):
             pages |= more
         stopwatch.lap("last scan")
