@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from migrated import __version__
-from migrated.compression import registry
-from migrated.compression.stage import default_workers, start_fork_server
+from migrated.compression import fork_server, registry
+from migrated.compression.stage import default_workers
 from migrated.config import GuestEntry, Settings
 from migrated.engine.events import Observer
 from migrated.engine.options import STARTS_GUEST
@@ -93,7 +93,7 @@ class Daemon:
         process decides by the same records."""
         await in_thread(self._outcomes.claim)
         try:
-            await in_thread(start_fork_server)
+            await in_thread(fork_server.start)
             await in_thread(self._support, ())  # imports the codecs: 20 ms, now and not later
             await self._outcomes.recover()
             serve = self._settings.serve

@@ -11,6 +11,7 @@ import pytest
 
 import migrated.daemon
 import migrated.outcomes
+from migrated.compression import fork_server
 from migrated.config import Settings
 from migrated.config.model import GuestEntry, HostSettings, ServeSettings
 from migrated.daemon import Daemon
@@ -122,7 +123,7 @@ class Host:
 async def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
     """Listening, without a fork server: these migrations never get as far as a batch."""
     made = Host(tmp_path)
-    monkeypatch.setattr(migrated.daemon, "start_fork_server", lambda: None)
+    monkeypatch.setattr(fork_server, "start", lambda: None)
     for module in (migrated.daemon, migrated.outcomes):
         monkeypatch.setattr(module, "make_target", lambda _name, _entry: made.target)
     yield made
@@ -273,7 +274,7 @@ async def test_an_unknown_migration_is_aborted_for_good(host: Host) -> None:
 async def test_who_connects_and_says_nothing_is_hung_up_on_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrated.daemon, "start_fork_server", lambda: None)
+    monkeypatch.setattr(fork_server, "start", lambda: None)
     settings = Settings(
         host=HostSettings(state_dir=str(tmp_path)),
         serve=ServeSettings(listen=Address(path=str(tmp_path / "socket")), handshake_timeout=0.05),

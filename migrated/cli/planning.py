@@ -9,7 +9,7 @@ from migrated.cli.flags import command_of, word_of
 from migrated.cli.forecasts import advice, as_plain, header, table, unlikely
 from migrated.cli.interrupts import handled
 from migrated.cli.run import loop, print_json, read_settings, say, show
-from migrated.compression.stage import start_fork_server
+from migrated.compression import fork_server
 from migrated.config import Settings
 from migrated.engine.ports import in_thread
 from migrated.errors import CancelledByPersonError
@@ -76,7 +76,7 @@ async def _plan(order: Order, options: GuestOptions, settings: Settings, address
             task.cancel()
 
         with handled(stop):
-            await in_thread(start_fork_server)
+            await in_thread(fork_server.start)
             guest = await in_thread(open_source, order.guest, options)
             try:
                 return await make_plan(

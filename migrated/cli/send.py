@@ -83,6 +83,9 @@ def send(
     Once the destination may run it, Ctrl-C only tells so, and a second one leaves the guest paused until
     `migrated resolve`.
     """
+    from migrated.compression import fork_server
+
+    fork_server.start()  # it loads what the workers need while this process loads all else and opens the guest
     from migrated.cli.sending import Order, send_guest
 
     settings = {

@@ -13,7 +13,6 @@ from migrated.cli.interrupts import Interrupts, handled
 from migrated.cli.run import loop, read_settings
 from migrated.cli.views import View, make_view
 from migrated.client import Outgoing
-from migrated.compression.stage import start_fork_server
 from migrated.config import Settings
 from migrated.control.directory import OutgoingDirectory
 from migrated.control.server import ControlServer
@@ -94,7 +93,6 @@ class _Sending:
             raise CancelledByPersonError(interrupts.why or "cancelled", "the guest goes on here") from None
 
     async def _open_and_move(self, interrupts: Interrupts) -> Report:
-        await in_thread(start_fork_server)  # it loads what the workers need while the guest is opened
         guest = await in_thread(open_source, self._order.guest, self._options)
         try:
             metrics = Metrics()

@@ -1,7 +1,15 @@
 """Which codec and level the next batch gets: a pure policy, fed with what was measured.
 
-The choices stand on a ladder, from none to the densest. Of all that are known, only those are rungs that lie on
-the lower convex hull of (CPU seconds, wire bytes) per byte of memory: a mix of two neighbours beats any other.
+A batch takes three things, one after the other, while other batches take the others:
+
+    here    workers: reading, hashing and the codec's packing
+    link    its bytes on the wire
+    there   the other side's workers: unpacking and writing
+
+The slowest of the three is what a byte of memory costs in the end, and the policy takes what makes that the least. Of
+all codecs and levels that are known only those are worth a thought that lie on the lower convex hull of (CPU seconds,
+wire bytes) per byte of memory: a mix of two neighbours beats any other. They are the rungs of a ladder, from none to
+the densest, and the best place is a rung or between two of them, where workers and link are busy at the same time.
 
           wire
         1 o none
@@ -13,20 +21,20 @@ the lower convex hull of (CPU seconds, wire bytes) per byte of memory: a mix of 
           |                ` - - o zstd 6
           +----------------------------- CPU of both sides
 
-The best place on the ladder is where workers and link are busy at the same time, and that shows in one number:
-the packed batches that wait for the connection. Many wait: the link is the limit, go up. None waits: the workers
-are, go down - without a link worth speaking of, down to none. A place between two rungs is a mix of both. When
-it is the destination's workers that do not keep up, batches wait as well, but compressing more would only give
-those more to do: go down. Nothing is assumed of link, cores or guest, so all of them may change on the way.
+Nothing is assumed of link, cores or guest. What a codec takes is sampled and followed; how much longer than its CPU
+time a batch takes the workers tells of the cores, also those that others use; the destination says what its workers
+take. The link shows its rate while batches wait for it, and is taken to be a little faster than it was while none
+does, or while it moves no more than the destination's workers can take: so it is tried again and again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from migrated.compression.layout import RAW
 
-__all__ = ["NONE", "STEP", "Auto", "Choice", "Cost", "Load", "Rung", "Why", "hull"]
+__all__ = ["NONE", "Auto", "Choice", "Cost", "Rung", "Why", "hull"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +63,11 @@ class Cost:
         return self.seconds + self.unpacking
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The pipeline as it is now. ``waiting`` packed batches wait for the connection; ``primed`` says that the
-    round's first batch has been sent, so that none waiting means something; ``destination_busy`` is the share
-    of time (0 to 1) for which batches had arrived there and waited for a worker."""
-
-    waiting: int
-    primed: bool
-    destination_busy: float
+_FREE = Cost(0.0, 1.0)
 
 
 class Why(StrEnum):
-    """What the policy saw."""
+    """What the policy saw: the slowest of the three, or that two of them are about as slow."""
 
     FIXED = "fixed"
     START = "start"
@@ -85,26 +85,41 @@ class Choice:
     why: Why
 
 
-STEP = 0.25
-"""Rungs per batch: with 4 MiB batches a new link rate is met after some ten batches, 40 MiB."""
-
 _WORTH = 0.03
-"""Wire bytes that a rung must save over the one below it, as a share: less than that is noise."""
+"""Wire bytes that a rung must save of those of the one below it, as a share: less than that is noise."""
 
-_BUSY = 0.5
-"""Share of time with batches waiting at the destination from which on its workers count as the limit."""
+_MIXES = 8
+"""Places that are tried between two rungs."""
 
-_FRESH = 0.25
-"""Weight of a batch in the running mean of its rung's cost."""
+_FRESH = 0.1
+"""Weight of a batch in running means."""
+
+_SLOWER = 1.25
+"""How much longer than the destination's workers a batch must take on the link to say something of the link."""
+
+_START_BYTES = 8 << 20
+"""Sent bytes before the link counts as measured: the first ones only fill its buffers."""
+
+_LINK_BYTES = 16 << 20
+"""Bytes over which a link's rate is measured while batches wait for it: more than its buffers hold."""
+
+_TRY_FASTER = 0.05
+"""What a batch that found the link idle takes off the time that the link is thought to need."""
+
+_BALANCED = 0.9
+"""The second slowest of the three, as a share of the slowest, from which on they count as in balance."""
+
+_FRUGAL = 0.1
+"""Weight of the ones that are not the slowest: of choices that take as long, the one that takes less of all."""
 
 
 def hull(costs: Mapping[Rung, Cost]) -> tuple[Rung, ...]:
     """The rungs worth using, from NONE upwards: the lower convex hull of their costs."""
     kept: list[Rung] = [NONE]
-    points = {NONE: Cost(0.0, 1.0)} | dict(costs)
+    points = {NONE: _FREE} | dict(costs)
     for rung in sorted(costs, key=lambda each: costs[each].both):
         here = points[rung]
-        if rung == NONE or here.wire > points[kept[-1]].wire - _WORTH:
+        if rung == NONE or here.wire >= points[kept[-1]].wire * (1 - _WORTH):
             continue
         while len(kept) > 1 and _above(points[kept[-2]], points[kept[-1]], here):
             kept.pop()
@@ -119,79 +134,134 @@ def _above(left: Cost, middle: Cost, right: Cost) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A mix of two rungs: batches of ``high`` among those of ``low``, as a share; and what a byte takes with it."""
+
+    low: Rung
+    high: Rung
+    share: float
+    here: float
+    link: float
+    there: float
+
+    @property
+    def cost(self) -> float:
+        return max(self.here, self.link, self.there) + _FRUGAL * (self.here + self.link + self.there)
+
+    @property
+    def why(self) -> Why:
+        times = {Why.WORKERS: self.here, Why.LINK: self.link, Why.DESTINATION: self.there}
+        slowest, second = sorted(times, key=times.__getitem__, reverse=True)[:2]
+        return Why.BALANCE if times[second] > _BALANCED * times[slowest] else slowest
+
+
 class Auto:
-    """Chooses for one migration. ``rungs`` are what both sides can do, the first the one to begin with.
+    """Chooses for one migration. ``rungs`` are what both sides can do, the first the one to begin with; ``workers``
+    pack at a time, and ``far_workers`` unpack."""
 
-    ``workers`` is how many pack at a time: as many batches may be on their way to the queue at once.
-    """
-
-    def __init__(self, rungs: Sequence[Rung], *, workers: int) -> None:
-        self._known: dict[Rung, Cost] = {}
+    def __init__(self, rungs: Sequence[Rung], *, workers: int, far_workers: int = 1) -> None:
         self._first = rungs[0] if rungs else NONE
-        self._enough = max(1, workers // 2)
-        self._ladder: tuple[Rung, ...] = (self._first,)
-        self._place = 0.0
+        self._workers, self._far_workers = workers, far_workers
+        self._known: dict[Rung, Cost] = {}
+        self._overhead = 0.0
+        self._stretch = 1.0
+        self._sent = 0.0
+        self._link = 0.0
+        self._there = 0.0
+        self._unpacking = 0.0
+        self._sending = 0.0
         self._owed = 0.0
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
         """The rungs in use now; one until something was measured."""
-        return self._ladder
+        return hull(self._known) if self._known else (self._first,)
+
+    @property
+    def link_seconds(self) -> float:
+        """What the link takes for a byte; 0 while nothing was sent."""
+        return self._link
 
     def sampled(self, costs: Mapping[Rung, Cost]) -> None:
-        """Take in what a sample of the guest's pages cost; begins, and stays, at the rung that is in use."""
+        """Take in what a sample of the guest's pages cost."""
         self._known |= costs
-        self._rebuild()
 
-    def packed(self, rung: Rung, raw_bytes: int, wire_bytes: int, seconds: float) -> None:
-        """Take in what a batch cost: bytes of its data pages and of its payload, CPU seconds of its codec."""
-        if raw_bytes == 0 or rung == NONE or rung not in self._known:
+    def packed(
+        self,
+        rung: Rung,
+        raw_bytes: int,
+        wire_bytes: int,
+        *,
+        codec_seconds: float,
+        cpu_seconds: float,
+        seconds: float,
+    ) -> None:
+        """Take in what a batch cost a worker: bytes of its data pages and of its payload; CPU seconds of its codec and
+        in all, and the seconds that went by."""
+        if raw_bytes == 0:
             return
-        old = self._known[rung]
-        self._known[rung] = Cost(
-            old.seconds + _FRESH * (seconds / raw_bytes - old.seconds),
-            old.wire + _FRESH * (wire_bytes / raw_bytes - old.wire),
-            old.unpacking,
-        )
-        self._rebuild()
-
-    def _rebuild(self) -> None:
-        ladder = hull(self._known)
-        if ladder == self._ladder:
+        self._overhead += _FRESH * (max(0.0, cpu_seconds - codec_seconds) / raw_bytes - self._overhead)
+        self._stretch += _FRESH * (max(1.0, seconds / max(cpu_seconds, 1e-9)) - self._stretch)
+        old = self._known.get(rung)
+        if rung == NONE or old is None:
             return
-        low = int(self._place)
-        here = self._ladder[min(low, len(self._ladder) - 1)]
-        self._place = _nearest(ladder, here, self._known) + (self._place - low)
-        self._ladder = ladder
-        self._place = min(self._place, len(ladder) - 1.0)
+        # Pages that are harder for one codec are harder for all of them, or who meets them looks worse than it is.
+        gained = (raw_bytes - wire_bytes) / raw_bytes
+        factor = gained / (1.0 - old.wire) if old.wire < 1.0 - _WORTH else 1.0
+        for each, cost in self._known.items():
+            wire = 1.0 - (1.0 - cost.wire) * (1.0 + _FRESH * (factor - 1.0))
+            self._known[each] = Cost(cost.seconds, wire, cost.unpacking)
+        speed = old.seconds + _FRESH * (codec_seconds / raw_bytes - old.seconds)
+        self._known[rung] = Cost(speed, self._known[rung].wire, old.unpacking)
 
-    def choose(self, load: Load) -> Choice:
+    def sent(self, rung: Rung, wire_bytes: int, seconds: float, *, waited: bool, there: float) -> None:
+        """Take in what sending a batch took. ``waited``: the connection was busy with another one when it came;
+        ``there``: what a byte of memory takes the workers at the destination, in seconds, as last heard; 0 if it has
+        not been heard."""
+        if not wire_bytes:
+            return
+        cost = self._known.get(rung, _FREE)
+        now, self._sent = seconds / wire_bytes, self._sent + wire_bytes
+        self._there = there
+        self._unpacking += _FRESH * (cost.unpacking - self._unpacking)
+        weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
+        if now < self._link and not waited:
+            weight = _TRY_FASTER
+        # A destination that is full stops the connection now and then, for longer than a batch takes it.
+        self._sending += _FRESH * (now * cost.wire - self._sending)
+        if self._sending < _SLOWER * there:
+            now, weight = min(now, self._link), _TRY_FASTER  # the destination may be what it waited for
+        self._link += weight * (now - self._link)
+
+    def choose(self) -> Choice:
         """What the next batch gets."""
-        if len(self._ladder) == 1 and not self._known:
+        if not (self._known and self._there) or self._sent < _START_BYTES:
             return Choice(self._first, Why.START)
-        why = self._move(load)
-        low = int(self._place)
-        self._owed += self._place - low
-        if self._owed >= 1.0:
+        place = min(self._places(), key=lambda each: each.cost)
+        self._owed += place.share
+        if self._owed >= 1.0 - 1e-9:
             self._owed -= 1.0
-            low += 1
-        return Choice(self._ladder[min(low, len(self._ladder) - 1)], why)
+            return Choice(place.high, place.why)
+        return Choice(place.low, place.why)
 
-    def _move(self, load: Load) -> Why:
-        step, why = 0.0, Why.BALANCE
-        if load.destination_busy >= _BUSY:
-            step, why = -STEP, Why.DESTINATION
-        elif load.waiting > self._enough:
-            step, why = STEP, Why.LINK
-        elif load.primed and load.waiting < self._enough:
-            step, why = -STEP, Why.WORKERS
-        self._place = max(0.0, min(self._place + step, len(self._ladder) - 1.0))
-        return why
+    def _places(self) -> Iterator[_Place]:
+        ladder = self.ladder
+        yield self._place(ladder[0], ladder[0], 0.0)
+        for low, high in pairwise(ladder):
+            for step in range(1, _MIXES + 1):
+                yield self._place(low, high, step / _MIXES)
 
-
-def _nearest(ladder: Sequence[Rung], rung: Rung, costs: Mapping[Rung, Cost]) -> int:
-    """The place of ``rung``; if it is none any more, of the densest that costs no more CPU."""
-    if rung in ladder:
-        return ladder.index(rung)
-    limit = costs[rung].both if rung in costs else 0.0
-    return max(place for place, each in enumerate(ladder) if each == NONE or costs[each].both <= limit)
+    def _place(self, low: Rung, high: Rung, share: float) -> _Place:
+        left, right = self._known.get(low, _FREE), self._known.get(high, _FREE)
+        seconds = left.seconds + share * (right.seconds - left.seconds)
+        wire = left.wire + share * (right.wire - left.wire)
+        unpacking = left.unpacking + share * (right.unpacking - left.unpacking)
+        return _Place(
+            low,
+            high,
+            share,
+            here=self._stretch * (self._overhead + seconds) / self._workers,
+            link=self._link * wire,
+            there=self._there + self._stretch * (unpacking - self._unpacking) / self._far_workers,
+        )

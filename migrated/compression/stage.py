@@ -7,18 +7,14 @@ pools are never shared. The event loop only ever sees slot numbers and the views
 import asyncio
 import concurrent.futures
 import contextlib
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from migrated.compression import worker
+from migrated.compression import fork_server, worker
 from migrated.compression.delta_cache import cache_size
 from migrated.compression.digest import region_sum
 from migrated.errors import WorkerDiedError
@@ -26,7 +22,7 @@ from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
 from migrated.protocol import max_payload
 
-__all__ = ["Stage", "default_workers", "slot_count", "start_fork_server"]
+__all__ = ["Stage", "default_workers", "slot_count"]
 
 _T = TypeVar("_T")
 
@@ -46,21 +42,6 @@ def default_workers(asked: int, cores: int) -> int:
 def slot_count(workers: int) -> int:
     """Batches that are under way at a time: packed, sent, or waiting for either."""
     return 2 * workers + _SPARE_SLOTS
-
-
-def _context() -> ForkServerContext:
-    """Workers come from a fork server that has imported what they need: 20 ms each instead of 300."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["migrated.compression.worker"])
-    return context
-
-
-def start_fork_server() -> None:
-    """Start it now, so that the first migration need not wait for it. Blocks for some ms; may be called twice."""
-    # numpy's BLAS starts a thread a core in every process, and nothing here multiplies matrices.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _context()
-    forkserver.ensure_running()
 
 
 class Stage:
@@ -113,7 +94,7 @@ class Stage:
     def _start(self) -> list[int]:
         setup = self._allocate()
         self._pool = concurrent.futures.ProcessPoolExecutor(
-            self.workers, _context(), initializer=worker.start_worker, initargs=(setup,)
+            self.workers, fork_server.context(), initializer=worker.start_worker, initargs=(setup,)
         )
         try:
             # Pools start workers lazily, one for each task that finds none idle.

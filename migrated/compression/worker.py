@@ -89,7 +89,8 @@ class ToPack:
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds: in all, for the codec,
-    for finding deltas). ``data_bytes`` is what the codec was given: less than its data pages, if some are deltas."""
+    for finding deltas; ``seconds`` on the clock). ``data_bytes`` is what the codec was given: less than its data pages,
+    if some are deltas."""
 
     data_pages: int
     zero_pages: int
@@ -103,6 +104,7 @@ class Packed:
     cpu_seconds: float
     codec_seconds: float
     delta_seconds: float
+    seconds: float
     data_bytes: int
     delta_pages: int
     delta_words: int
@@ -138,11 +140,12 @@ class ToUnpack:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A batch is in place."""
+    """A batch is in place; what it took on the worker's processor, and on the clock."""
 
     data_pages: int
     zero_pages: int
     cpu_seconds: float
+    seconds: float
 
 
 class Worker:
@@ -182,7 +185,7 @@ class Worker:
 
     def pack(self, job: ToPack) -> Packed:
         """Read, drop what need not travel, hash, compress into the slot."""
-        began = time.thread_time()
+        started, began = time.monotonic(), time.thread_time()
         runs = np.frombuffer(job.runs, dtype=np.int64).reshape(-1, 2)
         numbers = pages_of_runs(runs)
         slot = self._slot(job.slot)
@@ -236,6 +239,7 @@ class Worker:
             cpu_seconds=time.thread_time() - began,
             codec_seconds=compressed - compressing,
             delta_seconds=looked - looking,
+            seconds=time.monotonic() - started,
             data_bytes=len(kept),
             delta_pages=len(found.deltas.counts) if found is not None else 0,
             delta_words=len(found.deltas.words) if found is not None else 0,
@@ -312,7 +316,7 @@ class Worker:
 
     def unpack(self, job: ToUnpack) -> Unpacked:
         """Check, decompress, hash, write to the region."""
-        began = time.thread_time()
+        started, began = time.monotonic(), time.thread_time()
         payload = self._slot(job.slot)[: job.payload_bytes]
         if checksum(payload) != job.checksum:
             raise IntegrityError(
@@ -341,7 +345,9 @@ class Worker:
             data = self._read[:size]
             self._decompress(job, payload, tables.block_lengths, data)
         self._place(job, data, tables)
-        return Unpacked(job.data_pages, job.zero_pages, time.thread_time() - began)
+        return Unpacked(
+            job.data_pages, job.zero_pages, time.thread_time() - began, time.monotonic() - started
+        )
 
     def _decompress(
         self, job: ToUnpack, payload: memoryview, lengths: Sequence[int], data: memoryview

@@ -30,8 +30,8 @@ class Conversation:
 
     def __init__(self, channel: Channel) -> None:
         self.committed = False
-        self.destination_busy = 0.0
-        """The share of time, as last heard, for which batches had arrived there and waited for a worker."""
+        self.unpacking = 0.0
+        """Seconds that a byte of memory takes the destination's workers, as last heard; 0 before."""
         self._channel = channel
         self._answers: asyncio.Queue[Message | MigratedError] = asyncio.Queue()
 
@@ -67,7 +67,7 @@ class Conversation:
             case Aborted() if not self.committed:
                 raise PeerFailedError(f"the destination aborted: {message.reason}", "", "aborted")
             case PeerProgress():
-                self.destination_busy = message.busy_percent / 100
+                self.unpacking = message.unpack_picoseconds * 1e-12
             case Ping() | Pong():
                 pass
             case BatchHeader():

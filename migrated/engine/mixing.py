@@ -1,14 +1,13 @@
-"""Where the codec ``auto`` comes to rest, and what it uses until it is there.
+"""What the codec ``auto`` uses: what it begins with, and then the fastest mix.
 
-:class:`migrated.compression.policy.Auto` moves on its ladder by what waits for the connection, until workers and link
-are busy at the same time: that is the fastest mix of two neighbours. It begins with the first of its rungs, and
-batches that are under way before any could wait are all packed with that.
+:class:`migrated.compression.policy.Auto` takes the first of its rungs until it has seen what the link does; batches
+that are under way by then are all packed with that. From then on it takes the fastest mix of two neighbours on its
+ladder.
 """
 
-from collections import defaultdict
 from itertools import pairwise
 
-from migrated.compression.policy import NONE, STEP, Cost, Rung, hull
+from migrated.compression.policy import NONE, Cost, Rung, hull
 from migrated.engine.costs import Hosts, Memory, Mix, page_seconds
 from migrated.engine.options import AUTO_RUNGS
 from migrated.pages import PAGE_SIZE
@@ -28,20 +27,11 @@ def mix_at_rest(memory: Memory, hosts: Hosts) -> Mix:
 
 def mix_at_first(memory: Memory, hosts: Hosts, *, batches: int, slots: int) -> Mix:
     """What is used in a first round of so many batches, ``slots`` of which are under way at a time."""
-    ladder, rest = _rest(memory, hosts)
-    wire = memory.costs.get(AUTO_RUNGS[0], memory.costs[NONE]).wire
-    place = float(min(range(len(ladder)), key=lambda at: abs(memory.costs[ladder[at]].wire - wire)))
-    used: defaultdict[Rung, float] = defaultdict(float)
-    sent = 0
-    while sent < batches and (place != rest or not sent):
-        count = min(batches - sent, 1 if sent else slots)
-        for rung, share in _mix(ladder, place).items():
-            used[rung] += share * count
-        sent += count
-        place = min(rest, place + STEP) if place < rest else max(rest, place - STEP)
-    for rung, share in _mix(ladder, rest).items():
-        used[rung] += share * (batches - sent)
-    return {rung: count / batches for rung, count in used.items() if count}
+    begins = min(1.0, slots / batches) if batches else 1.0
+    first = AUTO_RUNGS[0] if AUTO_RUNGS[0] in memory.costs else NONE
+    used = {rung: share * (1 - begins) for rung, share in mix_at_rest(memory, hosts).items()}
+    used[first] = used.get(first, 0.0) + begins
+    return {rung: share for rung, share in used.items() if share}
 
 
 def _rest(memory: Memory, hosts: Hosts) -> tuple[_Ladder, float]:

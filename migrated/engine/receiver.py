@@ -80,6 +80,11 @@ _RECORD_AGAIN_SECONDS = 1.0
 _TELL_SECONDS = 1.0
 
 _PROGRESS_SECONDS = 0.1
+
+_FRESH = 0.2
+"""Weight of a batch in the running mean of what one takes."""
+
+_MOST_PICOSECONDS = (1 << 32) - 1
 """At most this often the source is told how far the pages got."""
 
 
@@ -129,7 +134,7 @@ class Receiver:
         self._round_bytes = 0
         self._batches = 0
         self._told = 0.0
-        self._waited = 0.0
+        self._unpacking = 0.0
         self._raw_bytes = 0
         self._sequence = 0
         self._commit_turn = asyncio.Lock()
@@ -269,9 +274,7 @@ class Receiver:
         if self._shown_round != header.round:
             self._shown_round = header.round
             self._observe(RoundStarted(header.round, self._announced, last=False))
-        asked = self._clock()
         slot = await self._stage.take_slot()
-        self._waited += self._clock() - asked
         try:
             await self._channel.receive_payload(self._stage.view(slot, header.payload_bytes))
         except BaseException:
@@ -314,6 +317,9 @@ class Receiver:
         data_bytes = data_size(header.data_pages, header.delta_pages, header.delta_words, page_size)
         self._raw_bytes += raw_bytes
         self._batches += 1
+        if raw_bytes:
+            took = placed.seconds / raw_bytes / self._stage.workers
+            self._unpacking += _FRESH * (took - self._unpacking) if self._unpacking else took
         self._round_pages += header.data_pages
         self._round_bytes += header.payload_bytes
         self._observe(
@@ -332,10 +338,13 @@ class Receiver:
         )
         now = self._clock()
         if now - self._told >= _PROGRESS_SECONDS and not self._ready and not self._channel.sending:
-            busy = min(1.0, self._waited / (now - self._told))
-            self._told, self._waited = now, 0.0
+            self._told = now
             with contextlib.suppress(MigratedError):
-                await self._channel.send(Progress(self._batches, self._raw_bytes, int(100 * busy)))
+                await self._channel.send(
+                    Progress(
+                        self._batches, self._raw_bytes, min(_MOST_PICOSECONDS, int(1e12 * self._unpacking))
+                    )
+                )
 
     async def _drain(self) -> None:
         while self._pending:

@@ -9,7 +9,7 @@ import numpy as np
 
 from migrated.compression import worker
 from migrated.compression.layout import RAW
-from migrated.compression.policy import NONE, Auto, Choice, Load, Rung, Why
+from migrated.compression.policy import NONE, Auto, Choice, Rung, Why
 from migrated.compression.stage import Stage
 from migrated.engine.events import BatchMoved, Observer
 from migrated.engine.options import AUTO, AUTO_RUNGS
@@ -33,12 +33,6 @@ _SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 16, 16
 _FAST_LINK = 4e-9
 """Seconds a byte: 2 Gb/s. A delta of a page that would travel raw takes both sides 8 us more of their workers; over
 a link like this that page takes 16 us, over 10 Gb/s 3."""
-
-_LINK_MEMORY = 16 << 20
-"""Bytes over which the link is measured: more than its buffers hold."""
-
-_BUSY = 0.5
-"""Share of time with batches waiting at the destination from which on it is not the link that is slow."""
 
 
 @dataclass(slots=True)
@@ -91,7 +85,8 @@ def batch_limit(pages: int, workers: int, batch_pages: int) -> int:
 
 class Pusher:
     """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers;
-    ``destination_busy`` tells the share of time for which batches waited for its workers, ``clock`` seconds."""
+    ``unpacking`` tells the seconds that a byte of memory takes the ``far_workers`` of the destination, ``clock`` the
+    time."""
 
     def __init__(
         self,
@@ -103,7 +98,8 @@ class Pusher:
         batch_pages: int,
         page_size: int,
         observer: Observer,
-        destination_busy: Callable[[], float] = lambda: 0.0,
+        far_workers: int = 1,
+        unpacking: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
@@ -116,14 +112,11 @@ class Pusher:
         self._page_size = page_size
         self._observer = observer
         self._rungs = tuple(rung for rung in AUTO_RUNGS if rung.codec in codecs)
-        self._auto = Auto(self._rungs, workers=stage.workers)
-        self._destination_busy = destination_busy
+        self._auto = Auto(self._rungs, workers=stage.workers, far_workers=far_workers)
+        self._unpacking = unpacking
         self._clock = clock
-        self._link_seconds, self._link_bytes = 0.0, 0.0
         self._sequence = 0
         self._turn = asyncio.Lock()
-        self._waiting = 0
-        self._primed = False
 
     def _cut(self, dirty: Sequence[PageSet]) -> Iterator[tuple[int, Runs]]:
         limit = batch_limit(sum(map(len, dirty)), self._stage.workers, self._batch_pages)
@@ -146,7 +139,6 @@ class Pusher:
             finally:
                 self._stage.give_slot(slot)
 
-        self._primed = False
         async with asyncio.TaskGroup() as group:
             if first and self._tuning.fixed is None:
                 group.create_task(self._sample(dirty))
@@ -170,15 +162,10 @@ class Pusher:
         fixed = self._tuning.fixed
         if fixed is not None:
             return Choice(fixed, Why.FIXED)
-        return self._auto.choose(Load(self._waiting, self._primed, self._destination_busy()))
-
-    def _sent(self, size: int, seconds: float) -> None:
-        kept = _LINK_MEMORY / (_LINK_MEMORY + size)
-        self._link_seconds = kept * self._link_seconds + seconds
-        self._link_bytes = kept * self._link_bytes + size
+        return self._auto.choose()
 
     def _slow_link(self) -> bool:
-        return self._link_seconds > _FAST_LINK * self._link_bytes and self._destination_busy() < _BUSY
+        return self._auto.link_seconds > _FAST_LINK
 
     async def _batch(self, number: int, region: int, runs: Runs, slot: int, *, first: bool) -> RoundResult:
         choice = self._choose()
@@ -198,13 +185,19 @@ class Pusher:
         )
         raw_bytes = packed.data_pages * self._page_size
         if 2 * packed.data_bytes >= raw_bytes:  # else the runs are most of it, and say nothing of the codec
-            self._auto.packed(choice.rung, packed.data_bytes, packed.payload_bytes, packed.codec_seconds)
+            self._auto.packed(
+                choice.rung,
+                packed.data_bytes,
+                packed.payload_bytes,
+                codec_seconds=packed.codec_seconds,
+                cpu_seconds=packed.cpu_seconds,
+                seconds=packed.seconds,
+            )
         pages = packed.data_pages + packed.zero_pages + packed.unchanged_pages
         wire_bytes = 0
         if packed.data_pages or packed.zero_pages:
-            self._waiting += 1
+            waited = self._turn.locked()
             async with self._turn:
-                self._waiting -= 1
                 self._sequence += 1
                 header = BatchHeader(
                     round=number,
@@ -225,8 +218,13 @@ class Pusher:
                 before, began = self._channel.sent_bytes, self._clock()
                 await self._channel.send_batch(header, self._stage.view(slot, packed.payload_bytes))
                 wire_bytes = self._channel.sent_bytes - before
-                self._sent(wire_bytes, self._clock() - began)
-                self._primed = True
+                self._auto.sent(
+                    choice.rung,
+                    wire_bytes,
+                    self._clock() - began,
+                    waited=waited,
+                    there=self._unpacking(),
+                )
         self._observer(
             BatchMoved(
                 packed.codec,

@@ -230,7 +230,8 @@ class Sender:
             batch_pages=accept.batch_pages,
             page_size=PAGE_SIZE,
             observer=self._observe,
-            destination_busy=lambda: self._conversation.destination_busy,
+            far_workers=accept.decompress_workers,
+            unpacking=lambda: self._conversation.unpacking,
             clock=self._clock,
         )
         self._rounds = rounds = PreCopy(

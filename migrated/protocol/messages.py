@@ -412,19 +412,19 @@ class Refuse(Message):
 
 @dataclass(frozen=True, slots=True)
 class Progress(Message):
-    """Destination: batches and raw bytes that were applied since the start, and the percentage of the time since
-    the last such message for which what had arrived waited for one of its workers."""
+    """Destination: batches and raw bytes that were applied since the start, and what a byte of memory takes its
+    workers by now, on the clock: picoseconds of one of them, divided by how many there are."""
 
     type_id: ClassVar[int] = 36
 
     batches: int
     raw_bytes: int
-    busy_percent: int = 0
+    unpack_picoseconds: int = 0
 
     def __post_init__(self) -> None:
         check_number("batches", self.batches, 0, U32)
         check_number("raw_bytes", self.raw_bytes, 0, U64)
-        check_number("busy_percent", self.busy_percent, 0, 100)
+        check_number("unpack_picoseconds", self.unpack_picoseconds, 0, U32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,16 +194,14 @@ def test_auto_is_the_fastest() -> None:
         assert predict(JOB, hosts, None).total_seconds <= fixed * 1.1
 
 
-def test_auto_begins_with_its_first_rung_and_climbs() -> None:
+def test_auto_begins_with_its_first_rung() -> None:
     slow = replace(HOSTS, link=1e6)
     assert mix_at_rest(MEMORY, slow) == {ZSTD: 1.0}
     assert mix_at_first(MEMORY, slow, batches=6, slots=6) == {LZ4: 1.0}
-    climbing = mix_at_first(MEMORY, slow, batches=10, slots=6)
-    assert climbing[ZSTD] == pytest.approx((0.25 + 0.5 + 0.75 + 1.0) / 10)
-    assert sum(climbing.values()) == pytest.approx(1)
-    assert mix_at_first(MEMORY, slow, batches=1000, slots=6)[ZSTD] > 0.99
+    assert mix_at_first(MEMORY, slow, batches=3, slots=6) == {LZ4: 1.0}
+    assert mix_at_first(MEMORY, slow, batches=10, slots=6) == pytest.approx({LZ4: 0.6, ZSTD: 0.4})
     down = mix_at_first(MEMORY, replace(HOSTS, link=1e12), batches=10, slots=6)
-    assert down[NONE] == pytest.approx((0.25 + 0.5 + 0.75 + 1.0) / 10)
+    assert down == pytest.approx({LZ4: 0.6, NONE: 0.4})
 
 
 def test_auto_where_the_hull_lacks_its_first_rung() -> None:

@@ -45,6 +45,7 @@ class FakeStage:
             cpu_seconds=0.0,
             codec_seconds=0.0,
             delta_seconds=0.0,
+            seconds=0.0,
             data_bytes=BATCH * 4096,
             delta_pages=0,
             delta_words=0,
@@ -65,9 +66,9 @@ class FakeChannel:
 
 
 class Pushing:
-    """A pusher whose link takes so long for a byte, and whose destination is busy for this share of the time."""
+    """A pusher whose connection takes so long for a byte, as do the destination's workers ``there``."""
 
-    def __init__(self, codec: str, level: int, seconds: float = 1e-9, busy: float = 0.0) -> None:
+    def __init__(self, codec: str, level: int, seconds: float = 1e-9, there: float = 0.0) -> None:
         self.stage, self.channel = FakeStage(), FakeChannel(seconds)
         self.pusher = Pusher(
             self.channel,  # type: ignore[arg-type]
@@ -77,7 +78,7 @@ class Pushing:
             batch_pages=BATCH,
             page_size=4096,
             observer=lambda event: None,
-            destination_busy=lambda: busy,
+            unpacking=lambda: there,
             clock=lambda: self.channel.now,
         )
 
@@ -96,18 +97,18 @@ async def test_compressed_pages_may_be_deltas_from_the_second_round_on(seconds: 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "busy", "deltas"),
+    ("seconds", "there", "deltas"),
     [
         (8e-9, 0.0, True),  # 1 Gb/s
         (8e-8, 0.0, True),
         (0.8e-9, 0.0, False),  # 10 Gb/s
-        (8e-9, 0.9, False),  # the destination's workers are what is slow
+        (8e-9, 8e-9, False),  # the destination's workers are what is slow
     ],
 )
 async def test_raw_pages_may_be_deltas_where_the_link_is_slow(
-    seconds: float, busy: float, deltas: bool
+    seconds: float, there: float, deltas: bool
 ) -> None:
-    pushing = Pushing("lz4", 0, seconds, busy)
+    pushing = Pushing("lz4", 0, seconds, there)
     assert await pushing.push(1) == {0}
     assert await pushing.push(2) == {2 if deltas else 0}
 

@@ -74,7 +74,7 @@ def messages(offer: Offer, accept: Accept) -> dict[type[Message], Message]:
         Capabilities("migrated 0.1.0", 1, 1, {"lz4": (1, 9)}, ("delta",), ("web (demo)",), 1 << 40, 512, 2),
         accept,
         Refuse(code="codec", what="no common codec", hint="install one"),
-        Progress(batches=2, raw_bytes=1 << 33, busy_percent=40),
+        Progress(batches=2, raw_bytes=1 << 33, unpack_picoseconds=1500),
         RoundDone(round=1),
         Ready(),
         Running(),
