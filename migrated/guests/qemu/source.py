@@ -32,6 +32,8 @@ __all__ = ["QemuSource"]
 _CHUNK = 256 << 10
 _DEVICE_SECONDS = 20.0
 """Devices take some 20 ms; one that waits for its disk longer than this fails the migration."""
+_DYING_SECONDS = 2.0
+"""A process hangs up on its monitor a little before it is gone."""
 
 
 class QemuSource(SourceGuest):
@@ -160,14 +162,27 @@ class QemuSource(SourceGuest):
     def freeze(self) -> None:
         """See :meth:`SourceGuest.freeze`."""
         monitor, guardian = self._opened()
-        # Asked, not remembered: the news of a RESUME may be on its way, and is here before the answer.
-        if monitor.running or monitor.resumes > self._resumes:
+        if self._may_run(monitor) or monitor.resumes > self._resumes:
             raise GuestError(
                 f"somebody let the VM of {self._path} go on while it was paused for the move",
                 "it goes on here, and nothing is lost; find out who did, and try again",
             )
         self._frozen = True
         guardian.tell("settled")
+
+    def _may_run(self, monitor: Monitor) -> bool:
+        """Asked, not remembered: the news of a RESUME may be on its way, and is here before the answer."""
+        try:
+            return monitor.running
+        except GuestDiedError:
+            if self._ended(_DYING_SECONDS):
+                return False  # all of the VM is at the destination, and it is lost if we give up now
+            raise
+
+    def _ended(self, patience: float = 0.0) -> bool:
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return bool(ended.poll(1000 * patience))
 
     def release(self, moved: bool) -> None:
         """See :meth:`SourceGuest.release`."""
@@ -211,9 +226,7 @@ class QemuSource(SourceGuest):
 
     def check(self) -> None:
         """See :meth:`SourceGuest.check`."""
-        ended = select.poll()
-        ended.register(self._pidfd, select.POLLIN)
-        if ended.poll(0):
+        if self._ended():
             raise GuestDiedError(f"the QEMU of {self._path} (process {self._machine.pid}) ended")
 
     def watched(self) -> Sequence[int]:
