@@ -178,11 +178,19 @@ def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `migrated bench vm --output` wrote.")],
     *,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PICTURE", help="Draw them, too: to a .svg or .png.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the results of `migrated bench vm` again, also while it goes on."""
     from migrated.bench.vm.results import Results
 
+    if plot is not None:
+        from migrated.bench.vm.plot import draw
+        from migrated.bench.vm.summary import summarise
+
+        draw(summarise(Results.read(file).measurements), plot)
     _print(Results.read(file), as_json=as_json, markdown=markdown)
 
 
