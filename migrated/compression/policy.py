@@ -109,6 +109,10 @@ _TRY_FASTER = 0.05
 _BALANCED = 0.9
 """The second slowest of the three, as a share of the slowest, from which on they count as in balance."""
 
+_SURELY = 1.1
+"""How much slower no compression must look before anything is compressed: workers that seem free may run on cores
+that are not, the guest's or the event loop's."""
+
 _FRUGAL = 0.1
 """Weight of the ones that are not the slowest: of choices that take as long, the one that takes less of all."""
 
@@ -238,7 +242,10 @@ class Auto:
         """What the next batch gets."""
         if not (self._known and self._there) or self._sent < _START_BYTES:
             return Choice(self._first, Why.START)
-        place = min(self._places(), key=lambda each: each.cost)
+        places = list(self._places())
+        place = min(places, key=lambda each: each.cost)
+        if places[0].cost < _SURELY * place.cost:
+            place = places[0]
         self._owed += place.share
         if self._owed >= 1.0 - 1e-9:
             self._owed -= 1.0
