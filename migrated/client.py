@@ -2,19 +2,18 @@
 
 import asyncio
 import contextlib
-import os
 import uuid
 from collections.abc import Callable
 
 from migrated.compression import registry
-from migrated.compression.stage import default_workers
+from migrated.compression.stage import default_workers, usable_cores
 from migrated.config import SendSettings, Settings, read_setting
 from migrated.config.model import NO_CODEC
 from migrated.engine.events import Failed, Observer, Report, State, StateChanged, fan_out
 from migrated.engine.options import AUTO, START_FAILED, OnStall, SendOptions, Verify
 from migrated.engine.ports import in_thread
 from migrated.engine.progress import Progress, Tally
-from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.records import OPEN, Outcome, Record, Records
 from migrated.engine.rounds import Tuning
 from migrated.engine.sender import Sender
 from migrated.errors import (
@@ -121,10 +120,7 @@ class Outgoing:
                     raise UsageError(
                         f"not a level: {value!r}", "levels go from 0 (no compression) to 9 (best ratio)"
                     )
-                began_without = self.tuning.codec == NO_CODEC or self._sender is not None
-                if int(value) and began_without:  # the two may not share this codec
-                    self._change_codec(self.tuning.codec)
-                self.tuning.level = int(value)
+                self._change_level(int(value))
             case "codec":
                 self._change_codec(value)
             case _:
@@ -134,13 +130,32 @@ class Outgoing:
         if self._sender is not None:
             self._sender.retuned()
 
+    def _change_level(self, level: int) -> None:
+        codec = self.tuning.codec
+        if level and (codec == NO_CODEC or (codec == AUTO and self.tuning.level)):
+            auto = "codec auto chooses the level itself"
+            raise UsageError(
+                auto if codec == AUTO else "no codec is chosen that has levels",
+                f"name one first: migrated set {self.migration_id[:4]} codec zstd",
+            )
+        if level and self._sender is not None:
+            self._check_shared(codec)
+        self.tuning.level = level
+
     def _change_codec(self, name: str) -> None:
+        if name == NO_CODEC:
+            self.tuning.level = 0
+            return
+        self._check_shared(name)
+        self.tuning.codec = name
+        self.tuning.level = self.tuning.level or max(1, self._send.level)
+
+    def _check_shared(self, name: str) -> None:
         usable = self._sender.codecs if self._sender is not None else ()
         if name not in usable and name != AUTO:
             raise UsageError(
                 f"the two sides do not share codec {name!r}", f"they share {', '.join(usable) or 'none yet'}"
             )
-        self.tuning.codec = name
 
     # -- the whole ---------------------------------------------------------------------------------
 
@@ -222,7 +237,7 @@ class Outgoing:
 
 def worker_counts(send: SendSettings) -> tuple[int, int]:
     """Compression workers here, and decompression workers to ask the destination for."""
-    workers = default_workers(send.compress_workers, os.cpu_count() or 1)
+    workers = default_workers(send.compress_workers, usable_cores())
     return workers, send.decompress_workers or max(1, workers // 4)
 
 
@@ -290,16 +305,16 @@ async def resolve(
     records = outgoing_records(settings)
     record = await in_thread(records.read, migration_id)
     if record is None:
-        known = [each.migration_id for each in records.all() if each.outcome is Outcome.COMMITTING]
+        known = [each.migration_id for each in records.all() if each.outcome in OPEN]
         raise UsageError(
             f"no migration {migration_id!r} began on this host",
             f"waiting for an outcome are: {', '.join(known) or 'none'}",
         )
-    if record.outcome is not Outcome.COMMITTING:
+    if record.outcome not in OPEN:
         return record
     address = parse_address(str(record.details["destination"]))
-    answer: Message = Aborted("a person said so")
-    if not resume_here:
+    answer: Message = Aborted("a person said so, or nobody was ever told to run it")
+    if not resume_here and record.outcome is Outcome.COMMITTING:
         try:
             answer = await ask_outcome(address, migration_id, settings.send, tries=tries)
         except MigratedError as error:

@@ -6,14 +6,14 @@ What it decided, and what it makes of that after a crash, is in :mod:`migrated.o
 import asyncio
 import contextlib
 import logging
-import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from migrated import __version__
 from migrated.compression import fork_server, registry
-from migrated.compression.stage import default_workers
+from migrated.compression.stage import default_workers, usable_cores
 from migrated.config import GuestEntry, Settings
 from migrated.engine.events import Observer
 from migrated.engine.options import STARTS_GUEST
@@ -76,6 +76,7 @@ class Daemon:
         self._records = self._outcomes.records
         self._receivers: dict[str, Receiver] = {}
         self._taken: dict[str, str] = {}
+        self._offers = 0
         self._finished: dict[str, Progress] = {}
         self._draining = False
         self._idle = asyncio.Event()
@@ -171,7 +172,7 @@ class Daemon:
             match first:
                 case Query():
                     found = self._support(()).capabilities()
-                    await channel.send(replace(found, cores=os.cpu_count() or 0, host=this_host()))
+                    await channel.send(replace(found, cores=usable_cores(), host=this_host()))
                 case Commit():
                     await channel.send(await self._decided(first.migration_id))
                 case Offer():
@@ -233,8 +234,14 @@ class Daemon:
             finally:
                 self._free(offer.guest)
 
+    async def _forget_old(self) -> None:
+        self._offers += 1
+        if self._offers % _OFFERS_TO_TIDY == 0:
+            await in_thread(self._records.forget_old, time.time())
+
     async def _consider(self, offer: Offer) -> Refuse | tuple[TargetGuest, Accept]:
         """Refuse, with a reason to act on; or take the guest's name and prepare its memory."""
+        await self._forget_old()
         entry = self._settings.guests.get(offer.guest)
         refusal = await self._why_not(offer, entry)
         if refusal is not None:
@@ -329,7 +336,7 @@ class Daemon:
 
     def _support(self, features: tuple[str, ...]) -> Support:
         serve = self._settings.serve
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         codecs = registry.offered(serve.codecs)
         return Support(
             software=f"migrated {__version__}",
@@ -350,6 +357,9 @@ class Daemon:
 
 _UNDO_SECONDS = 10.0
 """How long it may take to discard what had arrived and to say so: punching a large file is the most of it."""
+
+_OFFERS_TO_TIDY = 250
+"""Each leaves a record, and those that are not needed any more go now and then."""
 
 _REMEMBERED = 50
 """Ended migrations that `migrated status` still shows; the history has them all."""

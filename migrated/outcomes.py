@@ -14,7 +14,7 @@ from migrated.config import Settings
 from migrated.engine.options import START_FAILED
 from migrated.engine.ports import in_thread, see_through
 from migrated.engine.receiver import THIS_SIDE
-from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.records import Outcome, Record, Records, write_at_last
 from migrated.engine.relay import relayed
 from migrated.errors import MigratedError, ResourceError, UsageError
 from migrated.guests.base import TargetGuest
@@ -183,7 +183,12 @@ class Outcomes:
             await in_thread(target.start, bool(record.details.get("was_running", True)))
         finally:
             await in_thread(target.close)
-        await in_thread(self.records.write, replace(record, outcome=Outcome.RUNNING))
+        running = replace(record, outcome=Outcome.RUNNING)
+        try:
+            await in_thread(self.records.write, running)
+        except MigratedError as error:
+            _log.warning("guest %s runs here; that is recorded as soon as it can be: %s", record.guest, error)
+            write_at_last(self.records, running)
 
     async def _roll_back(self, record: Record) -> None:
         await self._discard(record)

@@ -4,13 +4,13 @@ The guest is opened as for a move, tracked and read; it is never paused. The des
 answers pings; nothing of it changes.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from migrated.client import capabilities, worker_counts
 from migrated.compression import registry
 from migrated.compression.policy import NONE, Rung
+from migrated.compression.stage import usable_cores
 from migrated.config import SendSettings
 from migrated.config.model import NO_CODEC
 from migrated.engine.costs import Hosts
@@ -88,7 +88,7 @@ async def make_plan(
     say(f"measuring the link to {address} ...")
     link = await _measure(address, send)
     workers, far_workers = worker_counts(send)
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     say("trying out what the guest's pages cost, and watching it write ...")
     async with Rehearsal(
         guest.regions,

@@ -11,6 +11,7 @@ import pytest
 
 import migrated.client
 from migrated.client import Outgoing
+from migrated.compression.policy import NONE
 from migrated.config import HostSettings, SendSettings, Settings
 from migrated.engine.records import Outcome, Record
 from migrated.errors import (
@@ -72,19 +73,32 @@ def test_what_cannot_be_is_refused_and_changes_nothing(key: str, value: str) -> 
     assert repr(migration.tuning) == before
 
 
-@pytest.mark.parametrize("codec", ["none", "zstd"])
-def test_a_level_needs_a_codec_that_both_sides_share(codec: str) -> None:
+@pytest.mark.parametrize(("codec", "why"), [("none", "no codec is chosen"), ("zstd", "do not share")])
+def test_a_level_needs_a_codec_that_both_sides_share(codec: str, why: str) -> None:
     """It began without compression, so whether the destination takes the codec was never asked."""
     migration = outgoing(codec=codec, level=0)
     migration._sender = Shares("lz4")  # type: ignore[assignment]
-    with pytest.raises(UsageError, match="do not share"):
+    with pytest.raises(UsageError, match=why):
         migration.change("level", "1")
     assert migration.tuning.shown == ("raw", 0)
     migration.change("codec", "lz4")
-    migration.change("level", "1")
     assert migration.tuning.shown == ("lz4", 1)
+    migration.change("codec", "none")
+    assert migration.tuning.shown == ("raw", 0)
+    migration.change("level", "2")
+    assert migration.tuning.shown == ("lz4", 2)
     migration.change("level", "0")
     assert migration.tuning.shown == ("raw", 0)
+
+
+def test_auto_takes_its_own_levels() -> None:
+    migration = outgoing(codec="auto")
+    with pytest.raises(UsageError, match="auto chooses the level"):
+        migration.change("level", "3")
+    migration.change("level", "0")
+    assert migration.tuning.fixed == NONE
+    migration.change("codec", "auto")
+    assert migration.tuning.fixed is None
 
 
 class Guest:
@@ -303,3 +317,20 @@ async def test_a_copy_whose_process_has_ended_is_complete(
 
     monkeypatch.setattr(migrated.client, "ask_outcome", ask)
     assert (await migrated.client.resolve(waiting, ID)).outcome is Outcome.COMPLETED
+
+
+async def test_one_that_never_sent_commit_goes_on_here_and_nobody_is_asked(
+    waiting: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = []
+
+    class Waits(Frozen):
+        def resume(self) -> None:
+            resumed.append(True)
+
+    details = {"destination": "192.0.2.1:1", "moved": True}
+    migrated.client.outgoing_records(waiting).write(Record(ID, Outcome.FREEZING, "web", details))
+    monkeypatch.setattr(migrated.client, "revive", lambda _details: Waits())
+    monkeypatch.setattr(migrated.client, "ask_outcome", None)
+    assert (await migrated.client.resolve(waiting, ID)).outcome is Outcome.ABORTED
+    assert resumed

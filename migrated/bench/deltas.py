@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from migrated.bench.hosts import memory_folder
 from migrated.compression.delta_cache import cache_size
+from migrated.compression.jobs import Packed, ToPack, ToUnpack
 from migrated.compression.layout import RAW
-from migrated.compression.worker import Packed, ToPack, ToUnpack, Worker, WorkerSetup
+from migrated.compression.worker import Worker, WorkerSetup
 from migrated.errors import IntegrityError
 from migrated.guests.demo.content import POOL_WORDS, pools
 from migrated.memory.linux.heap import keep_large_blocks

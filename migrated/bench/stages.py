@@ -5,7 +5,6 @@ counted, so what else runs here matters little. The floor of a stage is the one 
 moving the bytes once, the codec's own work, the kernel's part of sending and receiving.
 """
 
-import os
 import socket
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from migrated.bench.hosts import memory_folder
 from migrated.compression import registry
 from migrated.compression.digest import checksum, nonzero_pages, page_terms
 from migrated.compression.policy import NONE, Rung
+from migrated.compression.stage import usable_cores
 from migrated.guests.demo.content import GROUP_PAGES, expected_pages, kinds_of_groups
 from migrated.memory.linux.heap import keep_large_blocks
 from migrated.memory.region import FileRegion
@@ -268,7 +268,7 @@ def table(costs: Sequence[StageCost], whole: Mapping[str, float] | None = None) 
         ratio = f"{each.ratio:.2f}" if each.ratio else ""
         made.add_row(each.side, each.stage, f"{each.seconds:.3f}", f"{each.floor:.3f}", speed, ratio)
     made.add_section()
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     for name in ("", *(f"{rung.codec} {rung.level}" for rung in CODECS[1:])):
         rate = floor_rate(costs, name, cores)
         reached = (whole or {}).get(name)

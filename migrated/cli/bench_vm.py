@@ -186,12 +186,13 @@ def show(
     """Show the results of `migrated bench vm` again, also while it goes on."""
     from migrated.bench.vm.results import Results
 
+    results = Results.read(file)
+    _print(results, as_json=as_json, markdown=markdown)
     if plot is not None:
         from migrated.bench.vm.plot import draw
         from migrated.bench.vm.summary import summarise
 
-        draw(summarise(Results.read(file).measurements), plot)
-    _print(Results.read(file), as_json=as_json, markdown=markdown)
+        draw(summarise(results.measurements), plot)
 
 
 def _print(results: Any, *, as_json: bool, markdown: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from migrated.cli.findings import Check, Level
 from migrated.cli.qemu_checks import qemu_checks
 from migrated.compression import registry
+from migrated.compression.stage import usable_cores
 from migrated.config import Settings
 from migrated.control import sockets
 from migrated.errors import MigratedError
@@ -156,7 +157,7 @@ def _limits() -> Iterator[Check]:
         "no limit" if files < 0 else f"up to {files}",
         f"ulimit -n {_WANTED_FILES}" if few else "",
     )
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     yield Check("cores", Level.OK, f"{cores}: at most as many workers on each side are started")
 
 

@@ -122,7 +122,12 @@ Codec = Annotated[
 ]
 Level = Annotated[
     str | None,
-    option("--level", metavar="0-9", help="0 no compression, 1 fastest, 9 best ratio.", panel=PAGES),
+    option(
+        "--level",
+        metavar="0-9",
+        help="0 no compression; of a codec that is named: 1 fastest, 9 best ratio.",
+        panel=PAGES,
+    ),
 ]
 Bandwidth = Annotated[
     str | None,

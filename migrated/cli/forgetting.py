@@ -1,6 +1,7 @@
 """What `migrated resolve ID --forget` does, at the destination: by the daemon if one runs, else by its records."""
 
 import sys
+from collections.abc import Collection
 
 import typer
 
@@ -16,14 +17,14 @@ from migrated.outcomes import Outcomes
 __all__ = ["find_record", "forget_guest"]
 
 
-def find_record(records: Records, migration_id: str, *, doing: Outcome, where: str) -> Record:
+def find_record(records: Records, migration_id: str, *, doing: Collection[Outcome], where: str) -> Record:
     """The one that ``migration_id``, in full or short, means. UsageError if none or several: the text says ``where``
     they would be, and which wait, ``doing`` that."""
     known = list(records.all())
     found = [each for each in known if each.migration_id == migration_id]
     found = found or [each for each in known if migration_id and each.migration_id.startswith(migration_id)]
     if not found:
-        waiting = ", ".join(each.migration_id for each in known if each.outcome is doing)
+        waiting = ", ".join(each.migration_id for each in known if each.outcome in doing)
         raise UsageError(
             f"no migration {migration_id!r} {where} this host",
             f"waiting for an outcome: {waiting or 'none'}",
@@ -42,7 +43,7 @@ def forget_guest(settings: Settings, migration_id: str, *, fenced: bool) -> Row:
     ``fenced``: the person has said already that it does not run here. UsageError says why it can't be.
     """
     outcomes = Outcomes(settings)
-    record = find_record(outcomes.records, migration_id, doing=Outcome.RUN, where="came to")
+    record = find_record(outcomes.records, migration_id, doing=(Outcome.RUN,), where="came to")
     if record.outcome is Outcome.RUN and not fenced:
         _confirm(record)
     try:

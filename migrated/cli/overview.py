@@ -18,7 +18,7 @@ from migrated.control.client import everything
 from migrated.control.directory import Row, matching
 from migrated.engine.events import Role, State
 from migrated.engine.ports import in_thread
-from migrated.engine.records import Outcome
+from migrated.engine.records import OPEN, Outcome
 from migrated.errors import UsageError
 from migrated.telemetry.history import History
 from migrated.units import format_duration, format_rate, format_size
@@ -117,7 +117,7 @@ class Overview:
         unsettled = {
             record.migration_id: record
             for record in outgoing_records(self._settings).all()
-            if record.outcome is Outcome.COMMITTING
+            if record.outcome in OPEN
         }
         # Resolved since: the history was written before, the record knows better.
         for row in rows:

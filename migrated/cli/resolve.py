@@ -65,7 +65,7 @@ def resolve(
     from migrated.cli.run import loop, print_json, read_settings
     from migrated.client import outgoing_records
     from migrated.client import resolve as settle
-    from migrated.engine.records import Outcome
+    from migrated.engine.records import OPEN
     from migrated.errors import UsageError
 
     settings = read_settings(config)
@@ -82,7 +82,7 @@ def resolve(
         else:
             print(f"forgotten: guest {row['guest']} will not run here by migration {row['migration_id']}")
         return
-    record = find_record(outgoing_records(settings), migration_id, doing=Outcome.COMMITTING, where="began on")
+    record = find_record(outgoing_records(settings), migration_id, doing=OPEN, where="began on")
     _refuse_while_asked(record)
     if resume_here and not fenced:
         _confirm(record)

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import importlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from migrated.cli.flags import command_of, word_of
 from migrated.cli.history import entry_of
@@ -15,10 +17,10 @@ from migrated.cli.views import View, make_view
 from migrated.client import Outgoing
 from migrated.config import Settings
 from migrated.control.directory import OutgoingDirectory
-from migrated.control.server import ControlServer
 from migrated.engine.events import Report, Role, fan_out
+from migrated.engine.options import AUTO
 from migrated.engine.ports import in_thread
-from migrated.errors import CancelledByPersonError, MigratedError
+from migrated.errors import CancelledByPersonError, MigratedError, UsageError
 from migrated.guests.base import After, GuestOptions, Selection
 from migrated.guests.uri import open_source, parse
 from migrated.net.address import Address, parse_address
@@ -54,6 +56,11 @@ def send_guest(order: Order) -> None:
     uri = parse(order.guest)
     address = parse_address(order.destination)
     settings = read_settings(order.config, {"send": order.settings})
+    if order.settings.get("level") not in (None, "0") and settings.send.codec == AUTO:
+        raise UsageError(
+            "codec auto chooses the level of each batch itself",
+            f"name a codec: --codec zstd --level {order.settings['level']}; or --level 0 for no compression",
+        )
     options = GuestOptions(
         name=order.name,
         tracker=settings.send.tracker,
@@ -93,9 +100,11 @@ class _Sending:
             raise CancelledByPersonError(interrupts.why or "cancelled", "the guest goes on here") from None
 
     async def _open_and_move(self, interrupts: Interrupts) -> Report:
+        # Opening a guest waits for other processes; that is the time to load the control plane, a quarter of a second.
+        loading = asyncio.ensure_future(in_thread(importlib.import_module, "migrated.control.server"))
         guest = await in_thread(open_source, self._order.guest, self._options)
         try:
-            metrics = Metrics()
+            server, metrics = await loading, Metrics()
             outgoing = Outgoing(
                 guest,
                 self._address,
@@ -106,12 +115,12 @@ class _Sending:
             )
             self._view.tuning = outgoing.tuning
             interrupts.take_over(outgoing)
-            return await self._move(outgoing, metrics)
+            return await self._move(outgoing, metrics, server)
         finally:
             await in_thread(guest.close)
 
-    async def _move(self, outgoing: Outgoing, metrics: Metrics) -> Report:
-        control = ControlServer(
+    async def _move(self, outgoing: Outgoing, metrics: Metrics, server: ModuleType) -> Report:
+        control = server.ControlServer(
             OutgoingDirectory(outgoing), metrics.expose, name=f"send-{outgoing.migration_id}"
         )
         await control.start()

@@ -40,7 +40,7 @@ def serve(
     """Take guests in, several at once, until it is stopped.
 
     Only guests that the settings or --guest name are taken: nothing that a source sends is used as a path or
-    a command. SIGTERM or Ctrl-C lets running migrations finish (serve.drain_timeout) and refuses new ones; a
+    a command. SIGTERM, SIGHUP or Ctrl-C lets running migrations finish (serve.drain_timeout) and refuses new ones; a
     second one cancels what is not decided, and their guests go on at their sources.
     """
     from migrated.cli.serving import guest_entries, serve_guests

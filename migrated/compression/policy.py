@@ -34,7 +34,7 @@ from itertools import pairwise
 
 from migrated.compression.layout import RAW
 
-__all__ = ["NONE", "Auto", "Choice", "Cost", "Rung", "Why", "hull"]
+__all__ = ["NONE", "SURELY", "Auto", "Choice", "Cost", "Rung", "Why", "hull"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,12 @@ _FRESH = 0.1
 _SLOWER = 1.25
 """How much longer than the destination's workers a batch must take on the link to say something of the link."""
 
+_TELLING_BYTES = 64 << 10
+"""Fewer bytes say more of the way to the socket than of the link."""
+
+_BLIND = 32
+"""Batches that learn nothing of what compressing would do, until the guest's pages are sampled again."""
+
 _START_BYTES = 8 << 20
 """Sent bytes before the link counts as measured: the first ones only fill its buffers."""
 
@@ -109,7 +115,7 @@ _TRY_FASTER = 0.05
 _BALANCED = 0.9
 """The second slowest of the three, as a share of the slowest, from which on they count as in balance."""
 
-_SURELY = 1.1
+SURELY = 1.1
 """How much slower no compression must look before anything is compressed: workers that seem free may run on cores
 that are not, the guest's or the event loop's."""
 
@@ -136,6 +142,21 @@ def _above(left: Cost, middle: Cost, right: Cost) -> bool:
     return (middle.wire - left.wire) * (right.both - left.both) >= (right.wire - left.wire) * (
         middle.both - left.both
     )
+
+
+def _mean(before: float, now: float) -> float:
+    """A running mean that begins with its first value."""
+    return before + _FRESH * (now - before) if before else now
+
+
+def _moved(wire: float, before: float, now: float) -> float:
+    """What a rung leaves of a byte, if another one leaves ``now`` where it left ``before``.
+
+    What is noise to one is noise to all: harder pages take a share of what each saves, easier ones of what it leaves.
+    """
+    if now > before:
+        return 1.0 - (1.0 - wire) * (1.0 - now) / (1.0 - before)
+    return wire * now / before if before else wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +197,7 @@ class Auto:
         self._unpacking = 0.0
         self._sending = 0.0
         self._owed = 0.0
+        self._blind = _BLIND
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
@@ -187,8 +209,18 @@ class Auto:
         """What the link takes for a byte; 0 while nothing was sent."""
         return self._link
 
+    @property
+    def wants_sample(self) -> bool:
+        """Whether too little is known of the pages that come now: at first, and while nothing is compressed although
+        the link is what is slow."""
+        return self._blind >= _BLIND
+
+    def sampling(self) -> None:
+        """A sample is being taken."""
+        self._blind = 0
+
     def sampled(self, costs: Mapping[Rung, Cost]) -> None:
-        """Take in what a sample of the guest's pages cost."""
+        """Take in what a sample of the guest's pages cost; of pages of zeros that is nothing."""
         self._known |= costs
 
     def packed(
@@ -205,35 +237,34 @@ class Auto:
         in all, and the seconds that went by."""
         if raw_bytes == 0:
             return
-        self._overhead += _FRESH * (max(0.0, cpu_seconds - codec_seconds) / raw_bytes - self._overhead)
+        self._overhead = _mean(self._overhead, max(0.0, cpu_seconds - codec_seconds) / raw_bytes)
         self._stretch += _FRESH * (max(1.0, seconds / max(cpu_seconds, 1e-9)) - self._stretch)
         old = self._known.get(rung)
         if rung == NONE or old is None:
             return
         # Pages that are harder for one codec are harder for all of them, or who meets them looks worse than it is.
-        gained = (raw_bytes - wire_bytes) / raw_bytes
-        factor = gained / (1.0 - old.wire) if old.wire < 1.0 - _WORTH else 1.0
+        now = min(1.0, wire_bytes / raw_bytes)
         for each, cost in self._known.items():
-            wire = 1.0 - (1.0 - cost.wire) * (1.0 + _FRESH * (factor - 1.0))
+            wire = _mean(cost.wire, _moved(cost.wire, old.wire, now))
             self._known[each] = Cost(cost.seconds, wire, cost.unpacking)
-        speed = old.seconds + _FRESH * (codec_seconds / raw_bytes - old.seconds)
+        speed = _mean(old.seconds, codec_seconds / raw_bytes)
         self._known[rung] = Cost(speed, self._known[rung].wire, old.unpacking)
 
     def sent(self, rung: Rung, wire_bytes: int, seconds: float, *, waited: bool, there: float) -> None:
         """Take in what sending a batch took. ``waited``: the connection was busy with another one when it came;
         ``there``: what a byte of memory takes the workers at the destination, in seconds, as last heard; 0 if it has
         not been heard."""
-        if not wire_bytes:
+        if wire_bytes < _TELLING_BYTES:
             return
         cost = self._known.get(rung, _FREE)
         now, self._sent = seconds / wire_bytes, self._sent + wire_bytes
         self._there = there
-        self._unpacking += _FRESH * (cost.unpacking - self._unpacking)
+        self._unpacking = _mean(self._unpacking, cost.unpacking)
         weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
         if now < self._link and not waited:
             weight = _TRY_FASTER
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
-        self._sending += _FRESH * (now * cost.wire - self._sending)
+        self._sending = _mean(self._sending, now * cost.wire)
         if self._sending < _SLOWER * there:
             now, weight = min(now, self._link), _TRY_FASTER  # the destination may be what it waited for
         self._link += weight * (now - self._link)
@@ -241,16 +272,19 @@ class Auto:
     def choose(self) -> Choice:
         """What the next batch gets."""
         if not (self._known and self._there) or self._sent < _START_BYTES:
+            self._blind += not self._known
             return Choice(self._first, Why.START)
         places = list(self._places())
         place = min(places, key=lambda each: each.cost)
-        if places[0].cost < _SURELY * place.cost:
+        if places[0].cost < SURELY * place.cost:
             place = places[0]
         self._owed += place.share
+        rung = place.low
         if self._owed >= 1.0 - 1e-9:
             self._owed -= 1.0
-            return Choice(place.high, place.why)
-        return Choice(place.low, place.why)
+            rung = place.high
+        self._blind += rung == NONE and place.why is Why.LINK
+        return Choice(rung, place.why)
 
     def _places(self) -> Iterator[_Place]:
         ladder = self.ladder

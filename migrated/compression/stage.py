@@ -7,6 +7,7 @@ pools are never shared. The event loop only ever sees slot numbers and the views
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self, TypeVar
@@ -22,7 +23,7 @@ from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
 from migrated.protocol import max_payload
 
-__all__ = ["Stage", "default_workers", "slot_count"]
+__all__ = ["Stage", "default_workers", "slot_count", "usable_cores"]
 
 _T = TypeVar("_T")
 
@@ -32,6 +33,11 @@ _SPARE_SLOTS = 2
 _TERM_BYTES = 8
 _CLOSE_SECONDS = 2.0
 _WRAP = (1 << 64) - 1
+
+
+def usable_cores() -> int:
+    """Those that this process may run on: less than there are, in a container or under ``taskset``."""
+    return len(os.sched_getaffinity(0))
 
 
 def default_workers(asked: int, cores: int) -> int:

@@ -22,6 +22,7 @@ from migrated.compression.delta import bases_hash, read_deltas, write_deltas
 from migrated.compression.delta_cache import DeltaCache
 from migrated.compression.delta_source import DeltaSource
 from migrated.compression.digest import checksum, nonzero_pages, page_terms, region_sum
+from migrated.compression.jobs import Packed, ToPack, ToSample, ToUnpack, Unpacked
 from migrated.compression.layout import RAW, DeltaTable, Tables, raw_lengths, read_tables, write_tables
 from migrated.compression.policy import Cost, Rung
 from migrated.errors import IntegrityError
@@ -32,11 +33,6 @@ from migrated.pages import Runs, pages_of_runs, runs_of_pages
 from migrated.protocol import BLOCK_BYTES
 
 __all__ = [
-    "Packed",
-    "ToPack",
-    "ToSample",
-    "ToUnpack",
-    "Unpacked",
     "WorkerSetup",
     "pack",
     "rehash",
@@ -67,85 +63,6 @@ class WorkerSetup:
     batch_pages: int
     seed: int
     delta_cache: SharedMemory | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ToPack:
-    """Read these pages of a region and leave them as a batch in ``slot``. ``runs`` is a Runs array's bytes.
-
-    ``round`` is that of a batch whose pages may travel as deltas, from the second on; else 0. No page is packed
-    twice in a round, and what earlier rounds have packed is in place at the destination before this one is.
-    """
-
-    region: int
-    runs: bytes
-    slot: int
-    codec: str
-    level: int
-    skip_unchanged: bool
-    round: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds: in all, for the codec,
-    for finding deltas; ``seconds`` on the clock). ``data_bytes`` is what the codec was given: less than its data pages,
-    if some are deltas."""
-
-    data_pages: int
-    zero_pages: int
-    unchanged_pages: int
-    data_runs: int
-    zero_runs: int
-    blocks: int
-    payload_bytes: int
-    checksum: int
-    codec: str
-    cpu_seconds: float
-    codec_seconds: float
-    delta_seconds: float
-    seconds: float
-    data_bytes: int
-    delta_pages: int
-    delta_words: int
-
-
-@dataclass(frozen=True, slots=True)
-class ToSample:
-    """Compress the non-zero ones of these pages of a region with each of ``rungs``."""
-
-    region: int
-    runs: bytes
-    rungs: tuple[Rung, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ToUnpack:
-    """Check the batch in ``slot`` and put its pages in place. Codec RAW has no blocks."""
-
-    region: int
-    slot: int
-    payload_bytes: int
-    checksum: int
-    codec: str
-    level: int
-    data_pages: int
-    zero_pages: int
-    data_runs: int
-    zero_runs: int
-    blocks: int
-    delta_pages: int = 0
-    delta_words: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Unpacked:
-    """A batch is in place; what it took on the worker's processor, and on the clock."""
-
-    data_pages: int
-    zero_pages: int
-    cpu_seconds: float
-    seconds: float
 
 
 class Worker:

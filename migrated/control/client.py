@@ -1,6 +1,7 @@
 """Asking a process of this host, over its Unix socket."""
 
 import asyncio
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,16 @@ class ControlClient:
             ):
                 text = await _read(response.content)
                 status = response.status
-        except PermissionError as error:
-            raise AccessError(
-                f"not allowed to use {self.path}", "ask as the user who runs it, or root"
-            ) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(f"nobody answers at {self.path}", "it may just have ended") from error
         except TimeoutError as error:
             raise UnreachableError(
                 f"no answer at {self.path} within {_SECONDS:.0f} s", "is it stopped?"
             ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+                raise AccessError(
+                    f"not allowed to use {self.path}", "ask as the user who runs it, or root"
+                ) from error
+            raise UnreachableError(f"nobody answers at {self.path}", "it may just have ended") from error
         return _answer(text, status)
 
 

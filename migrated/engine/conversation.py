@@ -23,6 +23,9 @@ __all__ = ["Conversation"]
 
 _M = TypeVar("_M", bound=Message)
 
+_MOST_ANSWERS = 4
+"""One is due at a time; an error of the destination may come on top."""
+
 
 class Conversation:
     """The source's side of a channel. ``committed`` is set when COMMIT may have been sent: from then on
@@ -72,6 +75,8 @@ class Conversation:
                 pass
             case BatchHeader():
                 raise ProtocolError("the destination sent a batch")
+            case _ if self._answers.qsize() >= _MOST_ANSWERS:
+                raise ProtocolError("the destination answers more than it was asked")
             case _:
                 self._answers.put_nowait(message)
 

@@ -2,12 +2,12 @@
 
 :class:`migrated.compression.policy.Auto` takes the first of its rungs until it has seen what the link does; batches
 that are under way by then are all packed with that. From then on it takes the fastest mix of two neighbours on its
-ladder.
+ladder, or none of them unless that surely pays.
 """
 
 from itertools import pairwise
 
-from migrated.compression.policy import NONE, Cost, Rung, hull
+from migrated.compression.policy import NONE, SURELY, Cost, Rung, hull
 from migrated.engine.costs import Hosts, Memory, Mix, page_seconds
 from migrated.engine.options import AUTO_RUNGS
 from migrated.pages import PAGE_SIZE
@@ -39,8 +39,12 @@ def _rest(memory: Memory, hosts: Hosts) -> tuple[_Ladder, float]:
     ladder = hull(_codec_costs(memory))
     places = [low + step / _MIX_STEPS for low, _ in enumerate(pairwise(ladder)) for step in range(_MIX_STEPS)]
     places.append(len(ladder) - 1.0)
-    # Of equals the first: less work for the workers.
-    return ladder, min(places, key=lambda place: page_seconds(memory.mixed(_mix(ladder, place)), hosts)[0])
+
+    def seconds(place: float) -> float:
+        return page_seconds(memory.mixed(_mix(ladder, place)), hosts)[0]
+
+    best = min(places, key=seconds)  # of equals the first: less work for the workers
+    return ladder, best if seconds(best) * SURELY < seconds(0.0) else 0.0
 
 
 def _mix(ladder: _Ladder, place: float) -> Mix:

@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from migrated.compression import worker
+from migrated.compression.jobs import ToUnpack
 from migrated.compression.layout import RAW
 from migrated.compression.stage import Stage
 from migrated.engine.events import (
@@ -34,7 +35,7 @@ from migrated.engine.options import MAX_DEVICE_STATE, START_FAILED
 from migrated.engine.ports import Channel, in_thread, readable, see_through
 from migrated.engine.progress import Progress as Shown
 from migrated.engine.progress import Tally
-from migrated.engine.records import Outcome, Record, Records
+from migrated.engine.records import Outcome, Record, Records, write_at_last
 from migrated.engine.relay import relayed
 from migrated.errors import (
     CancelledByPersonError,
@@ -80,12 +81,12 @@ _RECORD_AGAIN_SECONDS = 1.0
 _TELL_SECONDS = 1.0
 
 _PROGRESS_SECONDS = 0.1
+"""At most this often the source is told how far the pages got."""
 
 _FRESH = 0.2
 """Weight of a batch in the running mean of what one takes."""
 
 _MOST_PICOSECONDS = (1 << 32) - 1
-"""At most this often the source is told how far the pages got."""
 
 
 class Receiver:
@@ -286,7 +287,7 @@ class Receiver:
 
     async def _place(self, header: BatchHeader, slot: int) -> None:
         codec = RAW if header.codec == RAW_CODEC else self._accept.codecs[header.codec - RAW_CODEC - 1]
-        job = worker.ToUnpack(
+        job = ToUnpack(
             region=header.region,
             slot=slot,
             payload_bytes=header.payload_bytes,
@@ -456,8 +457,12 @@ class Receiver:
             self._observe(FailedEvent(error.reason, error.what, error.hint))
             what, hint = relayed(error, THIS_SIDE)
             return Failed(START_FAILED, f"it decided to run the guest, but cannot start it: {what}", hint)
-        with contextlib.suppress(MigratedError):  # RUN says enough, and the guest does run
-            await in_thread(self._records.write, self._record(Outcome.RUNNING))
+        running = self._record(Outcome.RUNNING)
+        try:
+            await in_thread(self._records.write, running)
+        except MigratedError:
+            # RUN says enough, and the guest does run; but a RUN that stays would start it once more some day.
+            write_at_last(self._records, running)
         self._observe(Finished(self._report()))
         self._observe(StateChanged(State.COMPLETED))
         return Running()

@@ -4,6 +4,7 @@ One JSON file a migration. Every change is written beside it, fsynced, renamed o
 fsynced: after a crash the file holds the old text or the new one. The destination's record decides.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -15,23 +16,38 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from migrated.engine.ports import in_thread
 from migrated.errors import AccessError, MigratedError, ResourceError
 
-__all__ = ["Outcome", "Record", "Records"]
+__all__ = ["OPEN", "Outcome", "Record", "Records", "write_at_last"]
 
 _KEPT_SECONDS = 90 * 86400.0
 """How long outcomes are remembered. A COMMIT that is later than this is refused like any unknown one."""
+
+_MOST_ABORTED = 1000
+"""Of guests that never came so many are remembered: whoever may make an offer may make many."""
+
+
+_AGAIN_SECONDS = 1.0
+
+_at_last: set[asyncio.Task[None]] = set()
+"""The loop itself keeps tasks only weakly."""
 
 
 class Outcome(StrEnum):
     """What a side has decided, durably."""
 
+    FREEZING = "freezing"  # source: it may be paused for good, and COMMIT was not sent: it goes on here
     COMMITTING = "committing"  # source: COMMIT may have been sent; only the destination knows
     COMPLETED = "completed"  # source: the destination runs the guest
     RECEIVING = "receiving"  # destination: memory is being made here; discard it after a crash
     RUN = "run"  # destination: the guest runs here; start it if it does not
     RUNNING = "running"  # destination: it was started
     ABORTED = "aborted"  # either: it does not run at the destination
+
+
+OPEN = (Outcome.FREEZING, Outcome.COMMITTING)
+"""Of a source whose guest may wait, paused, for ``migrated resolve``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +158,29 @@ class Records:
         return sum(1 for _ in self.folder.glob("*.json"))
 
     def forget_old(self, now: float) -> None:
-        """Remove decided records that nobody will ask for any more; ``now`` in seconds of the wall clock."""
-        for record in list(self.all()):
-            decided = record.outcome not in (Outcome.COMMITTING, Outcome.RECEIVING, Outcome.RUN)
-            if decided and now - record.written > _KEPT_SECONDS:
+        """Remove decided records that nobody will ask for any more, and all but the last thousand of guests that did
+        not come: a COMMIT for one is answered the same without. ``now`` in seconds of the wall clock."""
+        records = list(self.all())
+        aborted = [record.migration_id for record in records if record.outcome is Outcome.ABORTED]
+        too_many = set(aborted[:-_MOST_ABORTED])
+        for record in records:
+            decided = record.outcome not in (*OPEN, Outcome.RECEIVING, Outcome.RUN)
+            old = now - record.written > _KEPT_SECONDS
+            if decided and (old or record.migration_id in too_many):
                 self._path(record.migration_id).unlink(missing_ok=True)
+
+
+def write_at_last(records: Records, record: Record) -> None:
+    """Write ``record`` as soon as that can be done, beside all else: the disk was full a moment ago. Until then the
+    record before it stands."""
+
+    async def write() -> None:
+        while True:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            with contextlib.suppress(MigratedError):
+                await in_thread(records.write, record)
+                return
+
+    task = asyncio.ensure_future(write())
+    _at_last.add(task)
+    task.add_done_callback(_at_last.discard)

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migrated.compression import worker
+from migrated.compression.jobs import Packed, ToPack, ToUnpack
 from migrated.compression.policy import NONE, Rung
-from migrated.compression.stage import Stage
+from migrated.compression.stage import Stage, usable_cores
 from migrated.engine.costs import Memory, PageCost
 from migrated.engine.ports import see_through
 from migrated.engine.rounds import batch_limit
@@ -73,7 +74,7 @@ class Rehearsal:
         self.setup_seconds = 0.0
         """What starting the workers took."""
         self._workers, self._far_workers, self._batch_pages = workers, far_workers, batch_pages
-        self._cores = os.cpu_count() or 1
+        self._cores = usable_cores()
         self._clock = clock
         self._scratch = tuple(_scratch(region) for region in regions)
         seed = secrets.randbits(64)
@@ -167,7 +168,7 @@ class Rehearsal:
     async def _batch(self, region: int, runs: Runs, rung: Rung, tally: _Tally, *, later: bool) -> None:
         slot = await self._source.take_slot()
         try:
-            job = worker.ToPack(
+            job = ToPack(
                 region,
                 runs.tobytes(),
                 slot,
@@ -188,12 +189,12 @@ class Rehearsal:
         finally:
             self._source.give_slot(slot)
 
-    async def _unpack(self, region: int, slot: int, rung: Rung, packed: worker.Packed) -> float:
+    async def _unpack(self, region: int, slot: int, rung: Rung, packed: Packed) -> float:
         there = await self._target.take_slot()
         try:
             size = packed.payload_bytes
             self._target.view(there, size)[:] = self._source.view(slot, size)
-            job = worker.ToUnpack(
+            job = ToUnpack(
                 region=region,
                 slot=there,
                 payload_bytes=size,

@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from migrated.compression import worker
+from migrated.compression.jobs import ToPack, ToSample
 from migrated.compression.layout import RAW
 from migrated.compression.policy import NONE, Auto, Choice, Rung, Why
 from migrated.compression.stage import Stage
 from migrated.engine.events import BatchMoved, Observer
 from migrated.engine.options import AUTO, AUTO_RUNGS
 from migrated.engine.ports import Channel
-from migrated.pages import PageSet, Runs, pages_of_runs, runs_of_pages
+from migrated.pages import PageSet, Runs, runs_of_pages
 from migrated.protocol import RAW_CODEC, BatchHeader
 
 __all__ = ["Pusher", "RoundResult", "Tuning", "batch_limit"]
@@ -26,9 +28,15 @@ _SMALLEST_BATCH = 64
 """Pages. Below one block (256 KiB) the cost of a task outweighs what is won by spreading it."""
 
 
-_SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 16, 16
-"""1 MiB of the guest's pages, from places all over its memory: 30 ms of one worker for all rungs."""
+_SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 12, 16
+"""768 KiB of the guest's pages, from places all over its memory: 25 ms of one worker for all rungs."""
 
+
+_SAMPLED_PAGES = 1 << 14
+"""A later round with fewer pages is over before a sample is of use; it may be the one for which the guest is paused."""
+
+_TURNS = 7
+"""Samples until the same pages are looked at again."""
 
 _FAST_LINK = 4e-9
 """Seconds a byte: 2 Gb/s. A delta of a page that would travel raw takes both sides 8 us more of their workers; over
@@ -140,10 +148,12 @@ class Pusher:
                 self._stage.give_slot(slot)
 
         async with asyncio.TaskGroup() as group:
-            if first and self._tuning.fixed is None:
-                group.create_task(self._sample(dirty))
+            long = first or sum(map(len, dirty)) >= _SAMPLED_PAGES
             for region, runs in self._cut(dirty):
                 slot = await self._stage.take_slot()
+                if long and self._tuning.fixed is None and self._auto.wants_sample:
+                    self._auto.sampling()
+                    group.create_task(self._sample(dirty))
                 task = group.create_task(one(region, runs, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -152,10 +162,10 @@ class Pusher:
 
     async def _sample(self, dirty: Sequence[PageSet]) -> None:
         """Have the policy know what this guest's pages cost, before it has seen much of them."""
-        region, pages = max(enumerate(dirty), key=lambda each: len(each[1]))
-        runs = _spread(pages.runs(), min(_SAMPLE_GROUPS * _SAMPLE_GROUP_PAGES, self._batch_pages))
+        region, pages = max(enumerate(dirty), key=lambda each: len(each[1].mask))
+        runs = _spread(pages, min(_SAMPLE_GROUPS, self._batch_pages // _SAMPLE_GROUP_PAGES), self._sequence)
         if len(runs):
-            job = worker.ToSample(region, runs.tobytes(), self._rungs)
+            job = ToSample(region, runs.tobytes(), self._rungs)
             self._auto.sampled(await self._stage.run(worker.sample, job))
 
     def _choose(self) -> Choice:
@@ -173,7 +183,7 @@ class Pusher:
         deltas = not first and (codec != RAW or self._slow_link())
         packed = await self._stage.run(
             worker.pack,
-            worker.ToPack(
+            ToPack(
                 region,
                 runs.tobytes(),
                 slot,
@@ -243,7 +253,16 @@ class Pusher:
         return RoundResult(packed.data_pages, pages, 1 if wire_bytes else 0, wire_bytes)
 
 
-def _spread(runs: Runs, pages: int) -> Runs:
-    """At most ``pages`` of the pages in ``runs``, in groups from all over them."""
-    places = np.array_split(pages_of_runs(runs), max(1, pages // _SAMPLE_GROUP_PAGES))
-    return np.concatenate([runs_of_pages(each[:_SAMPLE_GROUP_PAGES]) for each in places])
+def _spread(pages: PageSet, groups: int, turn: int) -> Runs:
+    """Some of ``pages``, in so many groups from all over them; others in another ``turn``. Nothing as large as the
+    region is made."""
+    mask = pages.mask
+    edges = np.linspace(int(mask.argmax()), len(mask) - int(mask[::-1].argmax()), groups + 1, dtype=np.int64)
+    found = []
+    for low, high in pairwise(edges):
+        first = low + (high - low) * (turn % _TURNS) // _TURNS
+        first += int(mask[first:high].argmax()) if high > first else 0
+        if first < high and not mask[first]:  # there are none so far up
+            first = low + int(mask[low:high].argmax())
+        found.append(first + np.flatnonzero(mask[first : min(first + _SAMPLE_GROUP_PAGES, high)]))
+    return runs_of_pages(np.concatenate(found))

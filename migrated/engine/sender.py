@@ -99,6 +99,7 @@ class Sender:
         self._switchover: Switchover | None = None
         self._digest = ""
         self._moved = True
+        self._freezing = False
         self.codecs: tuple[str, ...] = ()
         self.settled = False
         """Whether the outcome is known here: what is left is tidying up, and must not be cut short."""
@@ -180,15 +181,22 @@ class Sender:
     async def _give_up(self, work: "asyncio.Future[Stopwatch]", error: BaseException) -> None:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)  # its own error, if any, is not the first
-        await self._undo(error)
+        await self._abort(error)
 
-    async def _undo(self, error: BaseException | None) -> None:
-        """Give the guest back before COMMIT, and tell the other side if it listens."""
+    async def _abort(self, error: BaseException | None) -> None:
+        if await self._undo(error) and self._freezing:  # else the record may stand, and `resolve` tries again
+            with contextlib.suppress(MigratedError):
+                await self._record(Outcome.ABORTED)
+
+    async def _undo(self, error: BaseException | None) -> bool:
+        """Give the guest back before COMMIT, and tell the other side if it listens. Whether the guest goes on."""
+        resumed = False
         if self._rounds is not None and self._rounds.throttled:
             with contextlib.suppress(MigratedError):
                 await in_thread(self._guest.throttle, 0.0)
         with contextlib.suppress(MigratedError):
             await in_thread(self._guest.resume)
+            resumed = True
         with contextlib.suppress(MigratedError, TimeoutError):
             async with asyncio.timeout(1.0):
                 known = error if isinstance(error, MigratedError) else None
@@ -197,6 +205,7 @@ class Sender:
                     if known
                     else Cancel("cancelled", "cancelled")
                 )
+        return resumed
 
     # -- before the commit -------------------------------------------------------------------------
 
@@ -258,7 +267,15 @@ class Sender:
             observer=self._observe,
             clock=self._clock,
         )
-        stopwatch = await switchover.run(pending)
+        # From the freeze on nobody lets the guest go on by himself: whoever finds it so must know of it. It is recorded
+        # beside the last round, and costs no downtime.
+        self._freezing = True
+        recording = asyncio.ensure_future(self._record(Outcome.FREEZING))
+        try:
+            stopwatch = await switchover.run(pending)
+            await recording
+        finally:
+            await asyncio.gather(recording, return_exceptions=True)
         self._digest = switchover.digest
         return stopwatch
 
@@ -308,9 +325,7 @@ class Sender:
             await in_thread(guest.freeze)
             await self._record(Outcome.COMMITTING)
         except BaseException as error:
-            await see_through(self._undo(error))
-            with contextlib.suppress(MigratedError):
-                await self._record(Outcome.ABORTED)
+            await see_through(self._abort(error))
             raise
         self._conversation.committed = True
         answer = await self._outcome(stopwatch.running)

@@ -122,7 +122,8 @@ class MemoryFile:
             word = self._marker.read_text()
             if self.descriptor < 0 and not self.reopen(patience):
                 return  # somebody uses it: it is not ours to take away
-            if word == _WAS_THERE:
+            # Emptied also if a crash left the mark unwritten: rather too much stays than too little.
+            if word != _MADE:
                 size = os.fstat(self.descriptor).st_size
                 os.ftruncate(self.descriptor, 0)
                 os.ftruncate(self.descriptor, size)

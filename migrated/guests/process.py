@@ -193,8 +193,14 @@ class ProcessTarget(TargetGuest):
                 f"cannot make the folder {self._folder}: {error.strerror}", "check its path"
             ) from error
         files = [MemoryFile(self._folder / file_of(number)) for number in range(len(sizes))]
-        check_room(self._folder, sum(size for _, size in sizes) - sum(file.allocated for file in files))
-        self.regions = prepare_all(files, sizes)
+        try:
+            check_room(self._folder, sum(size for _, size in sizes) - sum(file.allocated for file in files))
+            self.regions = prepare_all(files, sizes)
+        except BaseException:
+            if self._made_folder:
+                with contextlib.suppress(OSError):
+                    self._folder.rmdir()
+            raise
         self._files = files
 
     def make_ready(self) -> None:

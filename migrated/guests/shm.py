@@ -54,7 +54,7 @@ class ShmSource(HeldGuest):
         region = FileRegion(self._path, name="memory")
         self.regions = (region,)
         self._refuse_unlisted()
-        targets = self._targets(region)
+        self._watched = targets = self._targets(region)
         if options.pause:
             self._guardian = Guardian(
                 self._hook("pause", options.pause), self._hook("resume", options.resume)
@@ -98,6 +98,31 @@ class ShmSource(HeldGuest):
             f"add {listed}; or give commands that pause and resume all of them, and --tracker hash",
         )
 
+    def _refuse_changed(self) -> None:
+        """What came during the move, and was neither copied nor tracked."""
+        self.check()
+        (region,) = self.regions
+        assert isinstance(region, FileRegion)
+        now = os.fstat(region.fileno())
+        with contextlib.suppress(OSError):  # the name may be gone, as after shm_unlink
+            there = self._path.stat()
+            if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
+                raise GuestError(f"{self._path} was replaced while it moved", "start the migration again")
+        if now.st_size != region.size:
+            raise GuestError(
+                f"{self._path} had {region.size} bytes, and has {now.st_size} by now",
+                "start the migration again",
+            )
+        if self.tracker.name == _HASH:
+            return
+        for each in self._targets(region):
+            if not any(_covers(known, each) for known in self._watched):
+                raise GuestError(
+                    f"process {each.pid} ({process.comm(each.pid)}) mapped {self._path} once more while it moved, "
+                    "and no tracker saw what it wrote there",
+                    "start the migration again, or use --tracker hash",
+                )
+
     def _hook(self, what: str, command: tuple[str, ...]) -> Hook:
         return Hook(what, command, self._options.hook_timeout, self.name, str(self._path))
 
@@ -112,6 +137,7 @@ class ShmSource(HeldGuest):
             super().pause()
         try:
             self._refuse_unlisted()
+            self._refuse_changed()
         except MigratedError:
             self.resume()
             raise
@@ -143,6 +169,17 @@ class ShmSource(HeldGuest):
         super().close()
         if self._guardian is not None:
             self._guardian.close()
+
+
+def _covers(known: TrackTarget, found: TrackTarget) -> bool:
+    """Whether ``found`` lies within ``known``, with the same pages at the same addresses."""
+    shift = found.start - known.start
+    return (
+        known.pid == found.pid
+        and known.start <= found.start
+        and found.stop <= known.stop
+        and found.first_page - known.first_page == shift // PAGE_SIZE
+    )
 
 
 class ShmTarget(TargetGuest):
@@ -182,9 +219,9 @@ class ShmTarget(TargetGuest):
         """See :meth:`TargetGuest.start`. After a crash in between, the resume command may be run twice."""
         if self._started:
             return
-        self._file.settle()
         if self._resume is not None and was_running:
             self._resume.run()
+        self._file.settle()
         self._started = True
 
     def discard(self) -> None:

@@ -125,7 +125,7 @@ def _rate(sent: Sequence[int], arrived: Sequence[float], warm: float) -> float:
 
     UnreachableError if fewer than two came.
     """
-    last = len(arrived) - 1
+    last = min(len(arrived), len(sent)) - 1
     if last < 1:
         raise UnreachableError(
             "the link is too slow to be measured: not two padded pings were answered in time",

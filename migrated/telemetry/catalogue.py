@@ -110,7 +110,10 @@ METRICS = (
         "raw_bytes", "Content of the pages sent with data, before compression, by codec.", "role", "codec"
     ),
     _counter(
-        "wire_bytes", "What those pages took on the wire with their headers, by codec.", "role", "codec"
+        "wire_bytes",
+        "What those pages took on the wire, by codec; the source counts headers, too.",
+        "role",
+        "codec",
     ),
     _counter("delta_pages", "Pages sent with data of which only what had changed was sent.", "role"),
     _counter(

@@ -161,6 +161,43 @@ def test_a_sample_of_noise_ends_compression_and_other_pages_bring_it_back() -> N
     assert ZSTD in auto.ladder
 
 
+def test_pages_that_are_not_compressed_are_sampled_again_while_the_link_is_slow() -> None:
+    made = pipeline(12.5e6, NOISE)
+    auto = made.auto
+    assert isinstance(auto, Auto)
+    assert auto.wants_sample
+    auto.sampling()
+    assert not auto.wants_sample
+    made.run(60)
+    assert auto.wants_sample
+    auto.sampling()
+    made.link = 1e10
+    made.run(200)
+    auto.sampling()
+    made.run(200)
+    assert not auto.wants_sample, "what is fast enough as it is need not be known"
+
+
+def test_a_sample_of_zeros_says_nothing_and_another_is_taken() -> None:
+    auto = Auto(RUNGS, workers=2)
+    auto.sampling()
+    auto.sampled({})
+    for _ in range(40):
+        assert auto.choose().why is Why.START
+    assert auto.wants_sample
+
+
+@given(st.lists(st.tuples(st.sampled_from(RUNGS), st.integers(0, 1 << 22)), max_size=50))
+def test_what_is_left_of_a_byte_is_never_more_than_it_nor_less_than_nothing(
+    batches: list[tuple[Rung, int]],
+) -> None:
+    auto = Auto(RUNGS, workers=2)
+    auto.sampled(GUEST)
+    for rung, wire in batches:
+        auto.packed(rung, 1 << 22, wire, codec_seconds=0.01, cpu_seconds=0.02, seconds=0.02)
+    assert all(0.0 <= cost.wire <= 1.0 for cost in auto._known.values())
+
+
 def test_content_that_changes_changes_the_ladder() -> None:
     auto = Auto(RUNGS, workers=2)
     auto.sampled(GUEST)

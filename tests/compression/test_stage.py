@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from migrated.compression import worker
+from migrated.compression.jobs import ToPack, ToUnpack
 from migrated.compression.stage import Stage, default_workers
-from migrated.compression.worker import ToPack, ToUnpack
 from migrated.errors import GuestError, IntegrityError, MigratedError, WorkerDiedError
 from migrated.memory.region import FileRegion
 from migrated.protocol import max_payload

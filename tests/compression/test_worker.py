@@ -13,8 +13,8 @@ from worker_sides import BATCH, CODECS, PAGE, PAGES, SLOT, Side, move, pack, pag
 
 from migrated.compression import worker
 from migrated.compression.digest import region_sum
+from migrated.compression.jobs import ToUnpack
 from migrated.compression.layout import RAW
-from migrated.compression.worker import ToUnpack
 from migrated.errors import IntegrityError
 from migrated.memory.shared import SharedMemory
 from migrated.pages import PageSet

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from migrated.compression.delta_cache import cache_size
+from migrated.compression.jobs import Packed, ToPack, ToUnpack
 from migrated.compression.layout import RAW
-from migrated.compression.worker import Packed, ToPack, ToUnpack, Worker, WorkerSetup
+from migrated.compression.worker import Worker, WorkerSetup
 from migrated.memory.region import FileRegion
 from migrated.memory.shared import SharedMemory
 from migrated.pages import Runs

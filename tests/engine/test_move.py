@@ -214,6 +214,35 @@ async def test_a_cut_before_commit_gives_the_guest_back(sides: Any, state: State
     assert outcome(sides, "outgoing") in (None, Outcome.ABORTED)
 
 
+async def test_who_is_killed_while_it_freezes_the_guest_has_left_a_record(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    freeze = sides.source.freeze
+
+    def look() -> None:
+        seen.append(outcome(sides, "outgoing"))
+        freeze()
+
+    monkeypatch.setattr(sides.source, "freeze", look)
+    await sides.move(sides.sender())
+    assert seen == [Outcome.FREEZING]
+    assert outcome(sides, "outgoing") is Outcome.COMPLETED
+
+
+async def test_a_guest_that_cannot_be_frozen_goes_on_and_that_is_recorded(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise GuestError("it does not want to")
+
+    monkeypatch.setattr(sides.source, "freeze", fail)
+    with pytest.raises(GuestError, match="does not want"):
+        await sides.move(sides.sender())
+    assert sides.source.calls[-1] == "resume"
+    assert outcome(sides, "outgoing") is Outcome.ABORTED
+
+
 @pytest.mark.parametrize("answer", [Running(), Aborted("it never got that far")])
 async def test_a_cut_after_commit_is_asked_about(sides: Any, answer: Any) -> None:
     sides.answer = answer

@@ -154,5 +154,17 @@ def test_only_what_is_decided_and_old_is_forgotten(records: Records, monkeypatch
             records.write(Record(when + outcome.value, outcome, "web"))
     records.forget_old(91 * DAY)
     left = {each.migration_id for each in records.all()}
-    kept = {"oldcommitting", "oldreceiving", "oldrun"}
+    kept = {"oldfreezing", "oldcommitting", "oldreceiving", "oldrun"}
     assert left == kept | {"new" + outcome.value for outcome in Outcome}
+
+
+def test_of_those_that_were_aborted_the_last_are_kept(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrated.engine.records._MOST_ABORTED", 2)
+    for now, name in enumerate("abc"):
+        clock(monkeypatch, float(now))
+        records.write(Record(name, Outcome.ABORTED, "web"))
+        records.write(Record(name * 2, Outcome.RUNNING, "web"))
+    records.forget_old(DAY)
+    assert {each.migration_id for each in records.all()} == {"b", "c", "aa", "bb", "cc"}

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from migrated.compression.worker import Packed, ToPack
-from migrated.engine.rounds import Pusher, Tuning
-from migrated.pages import PageSet
+from migrated.compression.jobs import Packed, ToPack
+from migrated.engine.rounds import Pusher, Tuning, _spread
+from migrated.pages import PageSet, pages_of_runs
 
 BATCH = 64
 
@@ -122,3 +123,16 @@ async def test_raw_pages_follow_a_link_that_changes() -> None:
     pushing.channel.seconds = 8e-9
     await pushing.push(4, 200)
     assert await pushing.push(5) == {5}
+
+
+def test_a_sample_is_from_all_over_and_another_one_the_next_time() -> None:
+    pages = PageSet(100_000)
+    pages.mask[::3] = True
+    first, second = (pages_of_runs(_spread(pages, 12, turn)) for turn in (0, 1))
+    for found in (first, second):
+        assert pages.mask[found].all()
+        assert len(found) >= 12 * 5
+        assert np.unique(found // (100_000 // 12 + 1)).size >= 11
+    assert not set(first) & set(second)
+    assert len(_spread(PageSet(1000), 12, 0)) == 0
+    assert len(pages_of_runs(_spread(PageSet.full(5), 12, 3))) <= 5

@@ -42,6 +42,8 @@ def draw(cells: Sequence[CellSummary], file: Path) -> None:
     """
     if file.suffix not in KINDS:
         raise UsageError(f"{file} is no picture's name", f"end it with {' or '.join(KINDS)}")
+    if not cells:
+        raise UsageError("there is nothing to draw: no measurement is done yet", "wait for the first ones")
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure

@@ -22,6 +22,7 @@ from migrated.bench.vm.measure import THERE, Scene, measure
 from migrated.bench.vm.plan import Step
 from migrated.bench.vm.results import Measurement, Results, key_of
 from migrated.bench.vm.snapshot import Snapshot
+from migrated.compression.stage import usable_cores
 from migrated.errors import AccessError, ResourceError
 
 __all__ = [
@@ -66,7 +67,7 @@ def host_facts() -> dict[str, Any]:
     """What figures depend on, of this host."""
     model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "processor": model[1] if model else platform.machine(),
         "kernel": platform.release(),
         "qemu": _said_version(),

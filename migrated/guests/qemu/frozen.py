@@ -45,7 +45,11 @@ class FrozenMachine:
 
     def release(self, moved: bool) -> None:
         """The VM runs at the destination: tell its QEMU here to quit, or let it stay, paused."""
-        if self._keep or not moved:
+        if not moved:
+            return
+        if self._keep:
+            with self._monitor() as monitor:
+                monitor.set_capabilities(self._settings)
             return
         try:
             with self._monitor() as monitor:

@@ -153,6 +153,9 @@ class QemuSource(SourceGuest):
         if not self._paused:
             return
         monitor, guardian = self._opened()
+        if self._frozen:  # if this fails it is tried again, here or by the guardian
+            self._frozen = False
+            guardian.tell("paused" if self.was_running else "still")
         put_back(monitor, self._machine.pid, was_running=self.was_running)
         if self.was_running and self._gave_devices:
             monitor.announce()
@@ -253,8 +256,7 @@ class QemuSource(SourceGuest):
         if self._monitor is not None and not self._frozen and not self._released:
             try:
                 self.resume()
-                if self._devices is not None:
-                    self._monitor.take_stream_back()
+                self._monitor.take_stream_back()
                 self._monitor.set_capabilities(self._settings)
             except MigratedError:
                 done = False

@@ -83,7 +83,8 @@ class QemuTarget(TargetGuest):
             machine = inspect(monitor.qmp.greeting, monitor.qmp.execute)
             self._check(machine, sizes)
             backends = {each.name: each for each in machine.backends}
-            self.regions = tuple(_open_memory(backends[name], machine.pid) for name, _ in sizes)
+            for name, _ in sizes:  # one by one: if one can't be had the others are given up
+                self.regions = (*self.regions, _open_memory(backends[name], machine.pid))
             lacking = missing(monitor, _SETTINGS)
             if lacking:
                 raise GuestError(
@@ -234,7 +235,10 @@ class QemuTarget(TargetGuest):
             state = self._monitor.wait_for_migration(_LOAD_SECONDS)
         except GuestError as error:
             raise self._not_loaded() from error
-        if state != "completed" or self._monitor.runs:
+        runs = self._monitor.running
+        if runs:  # somebody let it go on, and the guest runs at its source again in a moment
+            self._monitor.stop()
+        if state != "completed" or runs:
             raise self._not_loaded()
         self._loaded = True
 
@@ -256,7 +260,10 @@ class QemuTarget(TargetGuest):
             return
         monitor = self._monitor or Monitor(self._path)
         self._monitor = monitor
-        if not self._loaded and not self._was_loaded(monitor):
+        if not self._loaded and self._was_started(monitor, was_running):
+            self._started = True
+            return
+        if not self._loaded and monitor.migration != "completed":
             raise GuestError(
                 f"the QEMU at {self._path} is not the one that took guest {self.name} in",
                 "what had arrived went with that one; the guest's state at the source is the last there is",
@@ -266,10 +273,21 @@ class QemuTarget(TargetGuest):
         self._started = True
         self._marker.unlink(missing_ok=True)
 
-    def _was_loaded(self, monitor: Monitor) -> bool:
-        """Whether it was before a crash of ours."""
-        self._is_marked(inspect(monitor.qmp.greeting, monitor.qmp.execute).pid)
-        return monitor.migration == "completed"
+    def _was_started(self, monitor: Monitor, was_running: bool) -> bool:
+        """Whether it was before a crash of ours.
+
+        GuestError: what is there is not what took the guest in, or was paused since: it is never let go on twice.
+        """
+        machine = inspect(monitor.qmp.greeting, monitor.qmp.execute)
+        if self._is_marked(machine.pid):
+            return False
+        if machine.status == "running" or (not was_running and machine.status == "paused"):
+            return True
+        raise GuestError(
+            f"the VM at {self._path} is {machine.status}, and nothing says that it is the one that took guest "
+            f"{self.name} in",
+            "see where the guest runs; then let it go on here, or `migrated resolve --forget` the migration",
+        )
 
     def discard(self) -> None:
         """See :meth:`TargetGuest.discard`."""
@@ -280,8 +298,8 @@ class QemuTarget(TargetGuest):
             monitor = self._monitor or Monitor(self._path)
             self._monitor = monitor
             machine = inspect(monitor.qmp.greeting, monitor.qmp.execute)
-            if machine.status == "running" or not self._is_marked(machine.pid):
-                return  # not what waited for the guest
+            if not self._is_marked(machine.pid):
+                return  # not what waited for the guest, or it was started
             backends = machine.backends
             if machine.migration == "none" and not self._command:
                 monitor.take_stream_back()

@@ -64,9 +64,9 @@ def resident_pages(fd: int, offset: int, size: int) -> NDArray[np.bool_] | None:
     """Which pages of [offset, offset + size) are in memory: with tmpfs and no swap, exactly those with data.
 
     Some 60 ns a page, however fragmented the file is. ``None`` where that can't be said: another file system,
-    or a host with swap. All pages if we may neither write nor own the file.
+    a host with swap, or a file that we neither own nor may write.
     """
-    if _magic(fd) != _TMPFS_MAGIC or _has_swap():
+    if _magic(fd) != _TMPFS_MAGIC or _has_swap() or not _tells_residency(fd):
         return None
     residency = np.empty(size // mmap.PAGESIZE, dtype=np.uint8)
     # Mapped, not touched: no page is charged to us.
@@ -76,6 +76,13 @@ def resident_pages(fd: int, offset: int, size: int) -> NDArray[np.bool_] | None:
             raise_errno("mincore")
     resident: NDArray[np.bool_] = (residency & 1).astype(np.bool_)
     return resident
+
+
+def _tells_residency(fd: int) -> bool:
+    """The kernel's rule: who may neither write nor own a file is told that all of it is there."""
+    return os.fstat(fd).st_uid == os.geteuid() or os.access(
+        f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True
+    )
 
 
 def is_hugetlbfs(fd: int) -> bool:

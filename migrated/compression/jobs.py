@@ -1,0 +1,86 @@
+"""What a worker is told of a batch and what it answers: a few numbers each, and no page."""
+
+from dataclasses import dataclass
+
+from migrated.compression.policy import Rung
+
+__all__ = ["Packed", "ToPack", "ToSample", "ToUnpack", "Unpacked"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToPack:
+    """Read these pages of a region and leave them as a batch in ``slot``. ``runs`` is a Runs array's bytes.
+
+    ``round`` is that of a batch whose pages may travel as deltas, from the second on; else 0. No page is packed
+    twice in a round, and what earlier rounds have packed is in place at the destination before this one is.
+    """
+
+    region: int
+    runs: bytes
+    slot: int
+    codec: str
+    level: int
+    skip_unchanged: bool
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch as it lies in its slot: what its header will say, and what it cost (CPU seconds: in all, for the codec,
+    for finding deltas; ``seconds`` on the clock). ``data_bytes`` is what the codec was given: less than its data pages,
+    if some are deltas."""
+
+    data_pages: int
+    zero_pages: int
+    unchanged_pages: int
+    data_runs: int
+    zero_runs: int
+    blocks: int
+    payload_bytes: int
+    checksum: int
+    codec: str
+    cpu_seconds: float
+    codec_seconds: float
+    delta_seconds: float
+    seconds: float
+    data_bytes: int
+    delta_pages: int
+    delta_words: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToSample:
+    """Compress the non-zero ones of these pages of a region with each of ``rungs``."""
+
+    region: int
+    runs: bytes
+    rungs: tuple[Rung, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToUnpack:
+    """Check the batch in ``slot`` and put its pages in place. Codec RAW has no blocks."""
+
+    region: int
+    slot: int
+    payload_bytes: int
+    checksum: int
+    codec: str
+    level: int
+    data_pages: int
+    zero_pages: int
+    data_runs: int
+    zero_runs: int
+    blocks: int
+    delta_pages: int = 0
+    delta_words: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """A batch is in place; what it took on the worker's processor, and on the clock."""
+
+    data_pages: int
+    zero_pages: int
+    cpu_seconds: float
+    seconds: float
