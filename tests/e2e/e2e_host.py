@@ -351,7 +351,8 @@ class Host:
         ]
         for migration_id, record in here.items():
             pair = (record["outcome"], there.get(migration_id, {}).get("outcome", "aborted"))
-            if pair not in (("completed", "running"), ("aborted", "aborted")):
+            # Who was killed before COMMIT was sent could not write that it came to nothing; `resolve` does.
+            if pair not in (("completed", "running"), ("aborted", "aborted"), ("freezing", "aborted")):
                 wrong.append(f"the records of {migration_id} do not agree: {pair}")
         return wrong
 

@@ -1,5 +1,6 @@
 """Shared memory of other people's processes."""
 
+import contextlib
 import mmap
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,19 @@ OPENER = """
 import sys
 file = open(sys.argv[1], "rb+")
 print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+MAPS_AGAIN = """
+import mmap, sys
+file = open(sys.argv[1], "rb+")
+first = mmap.mmap(file.fileno(), 0)
+print("ready", flush=True)
+sys.stdin.readline()
+second = mmap.mmap(file.fileno(), 0)
+second[0] = 1
+print("mapped", flush=True)
 sys.stdin.read()
 """
 
@@ -236,3 +250,54 @@ def test_a_second_migration_is_locked_out(entry: Any, tmp_path: Path, spawn: Cal
     with pytest.raises(GuestError, match=f"process {user.pid} "):
         first.prepare([("memory", SIZE)])
     assert (tmp_path / "there").read_bytes() == b"old" * 5000
+
+
+def test_memory_that_is_mapped_once_more_meanwhile_is_not_moved(memory: Path, spawn: Any) -> None:
+    """No tracker saw what was written there."""
+    writer = spawn(MAPS_AGAIN, memory)
+    with contextlib.closing(
+        open_source(f"shm:{memory}", GuestOptions(pids=(writer.pid,), tracker="pagemap-scan"))
+    ) as source:
+        source.tracker.arm()
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "mapped\n"
+        with pytest.raises(GuestError, match=r"mapped .* once more"):
+            source.pause()
+        assert not process.is_stopped(writer.pid)
+
+
+def test_memory_that_grows_meanwhile_is_not_moved(memory: Path, spawn: Any) -> None:
+    writer = spawn(WRITER, memory)
+    with contextlib.closing(
+        open_source(f"shm:{memory}", GuestOptions(pids=(writer.pid,), tracker="hash"))
+    ) as source:
+        with memory.open("ab") as file:
+            file.truncate(2 * SIZE)
+        with pytest.raises(GuestError, match=f"had {SIZE} bytes, and has {2 * SIZE} by now"):
+            source.pause()
+        assert not process.is_stopped(writer.pid)
+
+
+def test_memory_that_is_replaced_meanwhile_is_not_moved(memory: Path, spawn: Any) -> None:
+    writer = spawn(WRITER, memory)
+    with contextlib.closing(
+        open_source(f"shm:{memory}", GuestOptions(pids=(writer.pid,), tracker="hash"))
+    ) as source:
+        memory.rename(memory.with_suffix(".old"))
+        memory.write_bytes(bytes(SIZE))
+        with pytest.raises(GuestError, match="was replaced"):
+            source.pause()
+
+
+def test_what_a_crash_left_unmarked_is_emptied_and_not_removed(
+    memory: Path, entry: Any, tmp_path: Path
+) -> None:
+    target = make_target("db", entry("shm", memory))
+    target.prepare([("memory", SIZE)])
+    target.close()
+    (mark,) = (each for each in tmp_path.iterdir() if each != memory)
+    mark.write_bytes(b"")
+    make_target("db", entry("shm", memory)).discard()
+    assert memory.read_bytes() == bytes(SIZE)
+    assert not mark.exists()
