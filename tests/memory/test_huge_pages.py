@@ -73,6 +73,16 @@ def test_holes_are_left_out_and_stay_holes(huge: HugeFile) -> None:
     assert huge.allocated == 2
 
 
+def test_a_source_opens_its_guests_memory_for_reading_only(huge: HugeFile) -> None:
+    descriptor = os.open(f"/proc/self/fd/{huge.fd}", os.O_RDONLY)
+    try:
+        pages = huge_pages.present_pages(descriptor, COUNT * HUGE)
+    finally:
+        os.close(descriptor)
+    assert list(np.flatnonzero(pages[:: HUGE // PAGE_SIZE])) == [1, 2, 4]
+    assert huge.allocated == 3
+
+
 def test_where_the_kernel_does_not_tell_contents_do(huge: HugeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container may forbid userfaultfd. A page of zeros may as well be a hole."""
 

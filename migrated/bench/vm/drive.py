@@ -78,10 +78,16 @@ def by_qemu(
             return Outcome(Status.FAILED, str(answer.get("error-desc") or status), **facts)
 
 
+_ENDED = ("completed", "failed", "cancelled")
+
+
 def _follow(monitor: Monitor, ending: float) -> dict[str, Any]:
     """QEMU's account of its migration once it has ended; cancelled at ``ending``."""
     answer: dict[str, Any] = monitor.qmp.execute("query-migrate")
-    while answer.get("status") not in ("completed", "failed", "cancelled"):
+    # For an instant it has completed and not yet reckoned how long it took.
+    while answer.get("status") not in _ENDED or (
+        answer["status"] == "completed" and not answer["total-time"]
+    ):
         if time.monotonic() > ending:
             monitor.end_migration(_CANCEL_SECONDS)
         time.sleep(_LOOK_AGAIN_SECONDS)

@@ -5,6 +5,7 @@ read, no hole is filled, and no memory is charged to us. 64 GiB on pages of 2 Mi
 without holes takes nothing.
 """
 
+import contextlib
 import errno
 import mmap
 import os
@@ -25,7 +26,8 @@ _READ_BYTES = 1 << 20
 def present_pages(fd: int, size: int) -> NDArray[np.bool_]:
     """For every page of 4 KiB in the first ``size`` bytes, whether the huge page that it lies in is there.
 
-    Where userfaultfd is forbidden the file is read, and huge pages of zeros are left out too. Raises ``OSError``.
+    Where userfaultfd is forbidden, or writing to the file, it is read, and huge pages of zeros are left out too. Raises
+    ``OSError``.
     """
     status = os.fstat(fd)
     huge = status.st_blksize
@@ -33,15 +35,17 @@ def present_pages(fd: int, size: int) -> NDArray[np.bool_]:
     if status.st_blocks * 512 >= status.st_size:
         found = np.ones(count, dtype=np.bool_)
     else:
-        try:
-            descriptor = create_userfaultfd()
-        except OSError:
-            found = _by_content(fd, huge, count)
-        else:
+        with contextlib.ExitStack() as opened:
             try:
-                found = _by_faults(descriptor, fd, huge, count)
-            finally:
-                os.close(descriptor)
+                descriptor = create_userfaultfd()
+                opened.callback(os.close, descriptor)
+                # The kernel leaves faults to us only where we might write, by a descriptor for writing.
+                ours = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+                opened.callback(os.close, ours)
+            except OSError:
+                found = _by_content(fd, huge, count)
+            else:
+                found = _by_faults(descriptor, ours, huge, count)
     return np.repeat(found, huge // PAGE_SIZE)[: size // PAGE_SIZE]
 
 
