@@ -235,11 +235,14 @@ class QemuTarget(TargetGuest):
             state = self._monitor.wait_for_migration(_LOAD_SECONDS)
         except GuestError as error:
             raise self._not_loaded() from error
-        runs = self._monitor.running
-        if runs:  # somebody let it go on, and the guest runs at its source again in a moment
-            self._monitor.stop()
-        if state != "completed" or runs:
+        if state != "completed":
             raise self._not_loaded()
+        if self._monitor.running:  # and in a moment the guest does at its source again
+            self._monitor.stop()
+            raise GuestError(
+                f"somebody let the VM at {self._path} go on before it was decided where guest {self.name} runs",
+                "find out who did, and try again; it is started here when all of it has come",
+            )
         self._loaded = True
 
     def _not_loaded(self) -> GuestError:

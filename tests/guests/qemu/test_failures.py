@@ -102,6 +102,28 @@ async def test_one_that_somebody_lets_go_on_meanwhile_stays_here(
     await before.is_again()
 
 
+async def test_one_that_somebody_lets_go_on_there_too_early_runs_here_only(
+    home: Home, sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = home.vm()
+    before = Before.of(here)
+    there = sides.other(here)
+    wait = Monitor.wait_for_migration
+
+    def wait_then_go_on(monitor: Monitor, patience: float) -> str:
+        state = wait(monitor, patience)
+        if monitor.qmp.path == there.socket:
+            monitor.qmp.execute("cont")
+        return state
+
+    monkeypatch.setattr(Monitor, "wait_for_migration", wait_then_go_on)
+    await sides.serve(a=entry(there, command=True))
+    with pytest.raises(MigratedError, match="before it was decided"):
+        await sides.move(here, "a")
+    await nothing_left(there)
+    await before.is_again()
+
+
 async def test_a_disk_that_is_not_shared_is_refused(home: Home, sides: Sides) -> None:
     here = home.vm()
     before = Before.of(here)
