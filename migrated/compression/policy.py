@@ -34,7 +34,7 @@ from itertools import pairwise
 
 from migrated.compression.layout import RAW
 
-__all__ = ["NONE", "SURELY", "Auto", "Choice", "Cost", "Rung", "Why", "hull"]
+__all__ = ["NONE", "SURELY", "Auto", "Choice", "Cost", "Rung", "Why", "hull", "running_mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,9 @@ def _above(left: Cost, middle: Cost, right: Cost) -> bool:
     )
 
 
-def _mean(before: float, now: float) -> float:
-    """A running mean that begins with its first value."""
-    return before + _FRESH * (now - before) if before else now
+def running_mean(before: float, now: float, weight: float = _FRESH) -> float:
+    """The mean with one more value; it begins with the first one."""
+    return before + weight * (now - before) if before else now
 
 
 def _moved(wire: float, before: float, now: float) -> float:
@@ -237,7 +237,7 @@ class Auto:
         in all, and the seconds that went by."""
         if raw_bytes == 0:
             return
-        self._overhead = _mean(self._overhead, max(0.0, cpu_seconds - codec_seconds) / raw_bytes)
+        self._overhead = running_mean(self._overhead, max(0.0, cpu_seconds - codec_seconds) / raw_bytes)
         self._stretch += _FRESH * (max(1.0, seconds / max(cpu_seconds, 1e-9)) - self._stretch)
         old = self._known.get(rung)
         if rung == NONE or old is None:
@@ -245,9 +245,9 @@ class Auto:
         # Pages that are harder for one codec are harder for all of them, or who meets them looks worse than it is.
         now = min(1.0, wire_bytes / raw_bytes)
         for each, cost in self._known.items():
-            wire = _mean(cost.wire, _moved(cost.wire, old.wire, now))
+            wire = running_mean(cost.wire, _moved(cost.wire, old.wire, now))
             self._known[each] = Cost(cost.seconds, wire, cost.unpacking)
-        speed = _mean(old.seconds, codec_seconds / raw_bytes)
+        speed = running_mean(old.seconds, codec_seconds / raw_bytes)
         self._known[rung] = Cost(speed, self._known[rung].wire, old.unpacking)
 
     def sent(self, rung: Rung, wire_bytes: int, seconds: float, *, waited: bool, there: float) -> None:
@@ -259,12 +259,12 @@ class Auto:
         cost = self._known.get(rung, _FREE)
         now, self._sent = seconds / wire_bytes, self._sent + wire_bytes
         self._there = there
-        self._unpacking = _mean(self._unpacking, cost.unpacking)
+        self._unpacking = running_mean(self._unpacking, cost.unpacking)
         weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
         if now < self._link and not waited:
             weight = _TRY_FASTER
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
-        self._sending = _mean(self._sending, now * cost.wire)
+        self._sending = running_mean(self._sending, now * cost.wire)
         if self._sending < _SLOWER * there:
             now, weight = min(now, self._link), _TRY_FASTER  # the destination may be what it waited for
         self._link += weight * (now - self._link)

@@ -15,6 +15,7 @@ import xxhash
 from migrated.compression import worker
 from migrated.compression.jobs import ToUnpack
 from migrated.compression.layout import RAW
+from migrated.compression.policy import running_mean
 from migrated.compression.stage import Stage
 from migrated.engine.events import (
     BatchMoved,
@@ -320,7 +321,7 @@ class Receiver:
         self._batches += 1
         if raw_bytes:
             took = placed.seconds / raw_bytes / self._stage.workers
-            self._unpacking += _FRESH * (took - self._unpacking) if self._unpacking else took
+            self._unpacking = running_mean(self._unpacking, took, _FRESH)
         self._round_pages += header.data_pages
         self._round_bytes += header.payload_bytes
         self._observe(

@@ -265,19 +265,17 @@ class Sender:
             verify=self._options.verify,
             batch_pages=accept.batch_pages,
             observer=self._observe,
+            record=self._record_freezing,
             clock=self._clock,
         )
-        # From the freeze on nobody lets the guest go on by himself: whoever finds it so must know of it. It is recorded
-        # beside the last round, and costs no downtime.
-        self._freezing = True
-        recording = asyncio.ensure_future(self._record(Outcome.FREEZING))
-        try:
-            stopwatch = await switchover.run(pending)
-            await recording
-        finally:
-            await asyncio.gather(recording, return_exceptions=True)
+        stopwatch = await switchover.run(pending)
         self._digest = switchover.digest
         return stopwatch
+
+    async def _record_freezing(self) -> None:
+        """From the freeze on nobody lets the guest go on by himself: whoever finds it so must know of it."""
+        self._freezing = True
+        await self._record(Outcome.FREEZING)
 
     async def _start_stage(self, accept: Accept) -> Stage:
         options, guest = self._options, self._guest

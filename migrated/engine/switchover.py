@@ -1,7 +1,8 @@
 """Stop-and-copy at the source: pause, last round, digest, device state, until the destination is ready."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Stopwatch:
 
 class Switchover:
     """Begins with the guest running and ends with it paused here and ready there. ``digest`` is set by then.
-    ``complete``: all of the guest was sent.
+    ``complete``: all of the guest was sent. ``record`` notes durably that the guest is paused, beside the last round.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Switchover:
         verify: Verify,
         batch_pages: int,
         observer: Observer,
+        record: Callable[[], Coroutine[Any, Any, None]],
         clock: Callable[[], float],
     ) -> None:
         self.digest = ""
@@ -72,6 +74,7 @@ class Switchover:
         self._verify = verify
         self._batch_pages = batch_pages
         self._observe = observer
+        self._record = record
         self._clock = clock
 
     async def run(self, pending: list[PageSet]) -> Stopwatch:
@@ -85,9 +88,13 @@ class Switchover:
         stopwatch.lap("pause")
         # Beside the last round: it is the guest's to give, and its memory does not change by it.
         devices = Devices(guest)
+        recording = asyncio.ensure_future(self._record())
         try:
-            return await self._paused(pending, stopwatch, devices)
+            stopwatch = await self._paused(pending, stopwatch, devices)
+            await recording
+            return stopwatch
         finally:
+            await asyncio.gather(recording, return_exceptions=True)
             await devices.close()
 
     async def _paused(self, pending: list[PageSet], stopwatch: Stopwatch, devices: Devices) -> Stopwatch:
