@@ -1,6 +1,7 @@
 """Arguments and options that `migrated send` and `migrated plan` have in common, and what they say in words."""
 
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
@@ -179,3 +180,14 @@ Verify = Annotated[
         panel=ROUNDS,
     ),
 ]
+
+
+_SETTINGS = (
+    *("codec", "level", "bandwidth", "compress_workers", "decompress_workers", "batch_size", "delta_cache"),
+    *("downtime", "max_rounds", "on_stall", "verify", "tracker"),
+)
+
+
+def send_settings(given: Mapping[str, object]) -> dict[str, object]:
+    """The overrides of the section ``send`` among a command's parameters, by their names."""
+    return {name: given[name] for name in _SETTINGS} | {"allow_seccomp": given["allow_seccomp"] or None}

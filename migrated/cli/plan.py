@@ -62,23 +62,9 @@ def plan(
     The link is filled for a second; the guest is tracked and read, but never paused. What `send` would do with
     these options is marked with an arrow.
     """
+    settings = flags.send_settings(locals())
     from migrated.cli.planning import Order, plan_guest
 
-    settings = {
-        "codec": codec,
-        "level": level,
-        "bandwidth": bandwidth,
-        "compress_workers": compress_workers,
-        "decompress_workers": decompress_workers,
-        "batch_size": batch_size,
-        "delta_cache": delta_cache,
-        "downtime": downtime,
-        "max_rounds": max_rounds,
-        "on_stall": on_stall,
-        "verify": verify,
-        "tracker": tracker,
-        "allow_seccomp": allow_seccomp or None,
-    }
     plan_guest(
         Order(
             guest=guest,

@@ -1,19 +1,17 @@
 """What `migrated plan` does: opens the guest, has everything measured, and says what it means."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from migrated.cli.flags import command_of, word_of
 from migrated.cli.forecasts import advice, as_plain, header, table, unlikely
 from migrated.cli.interrupts import handled
-from migrated.cli.run import loop, print_json, read_settings, say, show
+from migrated.cli.orders import GuestOrder
+from migrated.cli.run import loop, print_json, say, show
 from migrated.compression import fork_server
 from migrated.config import Settings
 from migrated.engine.ports import in_thread
 from migrated.errors import CancelledByPersonError
-from migrated.guests.base import GuestOptions, Selection
+from migrated.guests.base import GuestOptions
 from migrated.guests.uri import open_source, parse
 from migrated.net.address import Address, parse_address
 from migrated.planning import Plan, make_plan
@@ -22,21 +20,11 @@ from migrated.telemetry import logs
 __all__ = ["Order", "plan_guest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the person typed. ``settings`` are overrides of the section ``send``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order(GuestOrder):
+    """What the person typed. The guest is watched for so many ``seconds``."""
 
-    guest: str
-    destination: str
     seconds: float
-    settings: Mapping[str, object]
-    config: Path | None
-    name: str
-    pids: tuple[int, ...]
-    pause: str
-    resume: str
-    mappings: str
-    as_json: bool
 
 
 def plan_guest(order: Order) -> None:
@@ -44,16 +32,8 @@ def plan_guest(order: Order) -> None:
     not converge."""
     uri = parse(order.guest)
     address = parse_address(order.destination)
-    settings = read_settings(order.config, {"send": order.settings})
-    options = GuestOptions(
-        name=order.name,
-        tracker=settings.send.tracker,
-        force=settings.send.allow_seccomp,
-        pids=order.pids,
-        pause=command_of("--pause", order.pause),
-        resume=command_of("--resume", order.resume),
-        mappings=word_of(Selection, "--mappings", order.mappings),
-    )
+    settings = order.read_settings()
+    options = order.guest_options(settings)
     logs.configure(settings.log.level, settings.log.format)
     plan = loop(lambda: _plan(order, options, settings, address))
     if order.as_json:

@@ -83,26 +83,12 @@ def send(
     Once the destination may run it, Ctrl-C only tells so, and a second one leaves the guest paused until
     `migrated resolve`.
     """
+    settings = flags.send_settings(locals())
     from migrated.compression import fork_server
 
     fork_server.start()  # it loads what the workers need while this process loads all else and opens the guest
     from migrated.cli.sending import Order, send_guest
 
-    settings = {
-        "codec": codec,
-        "level": level,
-        "bandwidth": bandwidth,
-        "compress_workers": compress_workers,
-        "decompress_workers": decompress_workers,
-        "batch_size": batch_size,
-        "delta_cache": delta_cache,
-        "downtime": downtime,
-        "max_rounds": max_rounds,
-        "on_stall": on_stall,
-        "verify": verify,
-        "tracker": tracker,
-        "allow_seccomp": allow_seccomp or None,
-    }
     send_guest(
         Order(
             guest=guest,

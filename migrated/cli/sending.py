@@ -4,24 +4,22 @@ import asyncio
 import contextlib
 import importlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import ModuleType
 
-from migrated.cli.flags import command_of, word_of
+from migrated.cli.flags import word_of
 from migrated.cli.history import entry_of
 from migrated.cli.interrupts import Interrupts, handled
-from migrated.cli.run import loop, read_settings
+from migrated.cli.orders import GuestOrder
+from migrated.cli.run import loop
 from migrated.cli.views import View, make_view
 from migrated.client import Outgoing
 from migrated.config import Settings
 from migrated.control.directory import OutgoingDirectory
 from migrated.engine.events import Report, Role, fan_out
-from migrated.engine.options import AUTO
 from migrated.engine.ports import in_thread
-from migrated.errors import CancelledByPersonError, MigratedError, UsageError
-from migrated.guests.base import After, GuestOptions, Selection
+from migrated.errors import CancelledByPersonError, MigratedError
+from migrated.guests.base import After, GuestOptions
 from migrated.guests.uri import open_source, parse
 from migrated.net.address import Address, parse_address
 from migrated.telemetry import logs
@@ -31,22 +29,12 @@ from migrated.telemetry.metrics import Metrics
 __all__ = ["Order", "send_guest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the person typed. ``settings`` are overrides of the section ``send``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order(GuestOrder):
+    """What the person typed."""
 
-    guest: str
-    destination: str
-    settings: Mapping[str, object]
-    config: Path | None
-    name: str
-    pids: tuple[int, ...]
-    pause: str
-    resume: str
     after: str
-    mappings: str
     keep: bool
-    as_json: bool
     quiet: bool
 
 
@@ -55,22 +43,9 @@ def send_guest(order: Order) -> None:
     OutcomeUnknownError."""
     uri = parse(order.guest)
     address = parse_address(order.destination)
-    settings = read_settings(order.config, {"send": order.settings})
-    if order.settings.get("level") not in (None, "0") and settings.send.codec == AUTO:
-        raise UsageError(
-            "codec auto chooses the level of each batch itself",
-            f"name a codec: --codec zstd --level {order.settings['level']}; or --level 0 for no compression",
-        )
-    options = GuestOptions(
-        name=order.name,
-        tracker=settings.send.tracker,
-        force=settings.send.allow_seccomp,
-        pids=order.pids,
-        pause=command_of("--pause", order.pause),
-        resume=command_of("--resume", order.resume),
-        after=word_of(After, "--after", order.after),
-        mappings=word_of(Selection, "--mappings", order.mappings),
-        keep=order.keep,
+    settings = order.read_settings()
+    options = replace(
+        order.guest_options(settings), after=word_of(After, "--after", order.after), keep=order.keep
     )
     logs.configure(settings.log.level, settings.log.format)
     view = make_view(str(uri), str(address), as_json=order.as_json, quiet=order.quiet)

@@ -267,27 +267,30 @@ def test_memory_that_is_mapped_once_more_meanwhile_is_not_moved(memory: Path, sp
         assert not process.is_stopped(writer.pid)
 
 
-def test_memory_that_grows_meanwhile_is_not_moved(memory: Path, spawn: Any) -> None:
+def _grow(memory: Path) -> None:
+    with memory.open("ab") as file:
+        file.truncate(2 * SIZE)
+
+
+def _replace(memory: Path) -> None:
+    memory.rename(memory.with_suffix(".old"))
+    memory.write_bytes(bytes(SIZE))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [(_grow, f"had {SIZE} bytes, and has {2 * SIZE} by now"), (_replace, "was replaced")],
+)
+def test_a_memory_file_that_is_another_one_by_then_is_not_moved(
+    memory: Path, spawn: Any, change: Callable[[Path], None], why: str
+) -> None:
     writer = spawn(WRITER, memory)
-    with contextlib.closing(
-        open_source(f"shm:{memory}", GuestOptions(pids=(writer.pid,), tracker="hash"))
-    ) as source:
-        with memory.open("ab") as file:
-            file.truncate(2 * SIZE)
-        with pytest.raises(GuestError, match=f"had {SIZE} bytes, and has {2 * SIZE} by now"):
+    options = GuestOptions(pids=(writer.pid,), tracker="hash")
+    with contextlib.closing(open_source(f"shm:{memory}", options)) as source:
+        change(memory)
+        with pytest.raises(GuestError, match=why):
             source.pause()
         assert not process.is_stopped(writer.pid)
-
-
-def test_memory_that_is_replaced_meanwhile_is_not_moved(memory: Path, spawn: Any) -> None:
-    writer = spawn(WRITER, memory)
-    with contextlib.closing(
-        open_source(f"shm:{memory}", GuestOptions(pids=(writer.pid,), tracker="hash"))
-    ) as source:
-        memory.rename(memory.with_suffix(".old"))
-        memory.write_bytes(bytes(SIZE))
-        with pytest.raises(GuestError, match="was replaced"):
-            source.pause()
 
 
 def test_what_a_crash_left_unmarked_is_emptied_and_not_removed(
