@@ -113,14 +113,24 @@ async def test_a_guest_that_writes_arrives_as_it_was_when_paused(sides: Any, cha
         assert equal(sides)
 
 
-async def test_holes_that_appear_without_a_write_arrive_as_zeros(sides: Any) -> None:
+@pytest.mark.parametrize(
+    "moment",
+    [
+        lambda event: isinstance(event, RoundFinished),
+        lambda event: event == StateChanged(State.STOP_AND_COPY),  # after the last look of pre-copy
+    ],
+    ids=["pre-copy", "stop-and-copy"],
+)
+async def test_holes_that_appear_without_a_write_arrive_as_zeros(
+    sides: Any, moment: Callable[[object], bool]
+) -> None:
     """An exact tracker sees no write in a punched hole; the file's map of holes does."""
     sides.source.tracker = Blind(sides.source.regions)
 
     def punch() -> None:
         sides.source.regions[0].__class__(sides.source.path, writable=True).punch(np.array([[2, 300]]))
 
-    sides.observe = when(sides.events, lambda event: isinstance(event, RoundFinished), punch)
+    sides.observe = when(sides.events, moment, punch)
     await sides.move(sides.sender())
     assert equal(sides)
 
