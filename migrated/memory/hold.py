@@ -112,9 +112,8 @@ class Holder:
             if self._held:
                 self.check()
                 return
-            if not self._fraction:
-                self.was_stopped = process.is_stopped(self.pid)
-            self._request(Operation.HOLD, timeout)
+            outcome, _ = self._request(Operation.HOLD, timeout)
+            self.was_stopped = outcome == Outcome.DONE_WAS_STOPPED
             self._fraction = 0.0
             self._held = True
 
@@ -156,8 +155,6 @@ class Holder:
         with self._lock:
             if self._held or (fraction == 0.0 and self._fraction == 0.0):
                 return
-            if not self._fraction:
-                self.was_stopped = process.is_stopped(self.pid)
             self._request(Operation.THROTTLE, fraction)
             self._fraction = fraction
 
@@ -168,7 +165,7 @@ class Holder:
         Look at its seccomp filter before: :func:`migrated.memory.trackers.pagemap_scan.check_injectable`.
         """
         with self._lock:
-            descriptor = self._request(Operation.INJECT, timeout)
+            _, descriptor = self._request(Operation.INJECT, timeout)
         if descriptor is None:
             raise GuestError(f"process {self.pid}: the helper sent no descriptor")
         return descriptor
@@ -190,7 +187,8 @@ class Holder:
     ) -> None:
         self.close()
 
-    def _request(self, operation: int, argument: float) -> int | None:
+    def _request(self, operation: int, argument: float) -> tuple[int, int | None]:
+        """The outcome, one of those that mean done, and the descriptor that came along. Raises for the others."""
         connection = self._connection or self._start_helper()
         patience = argument if operation != Operation.THROTTLE else 0.0
         connection.settimeout(patience + _ANSWER_SLACK_S)
@@ -206,8 +204,8 @@ class Holder:
             raise GuestError(f"the helper that holds process {self.pid} fell silent") from error
         except ConnectionError:
             packet = b""
-        if packet[:1] == REPLY.pack(Outcome.DONE):
-            return _DESCRIPTOR.unpack(ancillary[0][2])[0] if ancillary else None
+        if len(packet) == REPLY.size and packet[0] in (Outcome.DONE, Outcome.DONE_WAS_STOPPED):
+            return packet[0], _DESCRIPTOR.unpack(ancillary[0][2])[0] if ancillary else None
         self._lost_helper()
         raise self._failure(packet)
 

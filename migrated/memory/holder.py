@@ -7,6 +7,8 @@ SOCKET is an inherited SOCK_SEQPACKET descriptor. One request packet gets one re
     request   "<Bd"   operation, argument (seconds of patience; for THROTTLE the fraction of time held)
     reply     "<B"    outcome, then the text of a failure; INJECT's descriptor travels along
 
+What HOLD held may have been stopped by a signal before: then its outcome says that.
+
 After a failure the process ends by itself: the kernel then lets every thread of the guest go, also one that
 never stopped. Imports little: it starts in about 30 ms.
 """
@@ -57,6 +59,7 @@ class Outcome:
     FAILED = 3
     FORBIDDEN = 4
     BROKEN = 5
+    DONE_WAS_STOPPED = 6
 
 
 class _Server:
@@ -84,7 +87,8 @@ class _Server:
             operation, argument = REQUEST.unpack(request)
             self._tracee.reap()
             passed = self._perform(operation, argument)
-            packet = REPLY.pack(Outcome.DONE)
+            stopped = operation == Operation.HOLD and self._tracee.was_stopped
+            packet = REPLY.pack(Outcome.DONE_WAS_STOPPED if stopped else Outcome.DONE)
             if passed is None:
                 self._connection.send(packet)
             else:

@@ -153,6 +153,26 @@ class TestHold:
         os.kill(guest.pid, signal.SIGCONT)
         assert guest.ask("2 + 2") == 4
 
+    def test_stopped_before_is_known_also_when_held_again_at_once(self, guest: Any, holder: Holder) -> None:
+        """After a hold a stopped process goes back into its stop by itself, and is seen running until then."""
+        os.kill(guest.pid, signal.SIGSTOP)
+        wait_for(lambda: guest.state() == "T")
+        ours = os.sched_getaffinity(0)
+        try:  # so that it gets back only when nobody else wants our CPU
+            os.sched_setaffinity(0, {min(ours)})
+            os.sched_setaffinity(guest.pid, {min(ours)})
+            os.sched_setscheduler(guest.pid, os.SCHED_IDLE, os.sched_param(0))
+            for fraction in (0.0, 0.5) * 50:
+                holder.throttle(fraction)
+                holder.hold()
+                assert holder.was_stopped
+                holder.release()
+        finally:
+            os.sched_setaffinity(0, ours)
+        os.kill(guest.pid, signal.SIGCONT)
+        holder.hold()
+        assert not holder.was_stopped
+
     def test_two_holders_exclude_each_other(self, guest: Any, holder: Holder) -> None:
         holder.hold()
         with Holder(guest.pid) as other, pytest.raises(AccessError, match="traced by process"):

@@ -44,6 +44,12 @@ class Tracee:
         self.pidfd = pidfd
         self._stopped: dict[int, bool] = {}  # thread -> is it in a trap of ours
         self._at_syscall: set[int] = set()
+        self.was_stopped = False
+        """Whether a signal (SIGSTOP, Ctrl-Z) had stopped the process when :meth:`stop` trapped it.
+
+        The kernel says so with each trap. /proc can't be asked: for an instant after a trap's end, a stopped
+        process is seen running, on its way back into its stop.
+        """
         self._injecting = 0
         self.held_back: list[int] = []
         """Stop signals that arrived at the thread while it ran our system call; sent again afterwards."""
@@ -66,6 +72,7 @@ class Tracee:
         """
         if self.held:
             return
+        self.was_stopped = False
         while True:
             # A thread can only be created by one that still runs, so once all of a list are stopped and a
             # new list has nobody new, nobody is left.
@@ -197,6 +204,7 @@ class Tracee:
                 ptrace.run_to_syscall_stop(tid)
             else:
                 self._stopped[tid] = True
+                self.was_stopped |= number != signal.SIGTRAP
         elif number == ptrace.SYSCALL_STOP_SIGNAL:
             self._stopped[tid] = True
             self._at_syscall.add(tid)
