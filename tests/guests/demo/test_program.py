@@ -1,5 +1,6 @@
 """The demo guest as a process: stopped anywhere, copied, gone on; wrong bytes; standby."""
 
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from migrated.guests.demo.layout import Layout, read_runner
 from migrated.guests.demo.program import main
 from migrated.guests.demo.proof import CheckedFile, check_file
 from migrated.memory.linux import process
+
+_MOMENTS = 12
 
 Guest = subprocess.Popen[str]
 Start = Callable[..., Guest]
@@ -85,7 +88,7 @@ def test_stopped_at_random_moments_a_copy_goes_on_right(start: Start, tmp_path: 
     guest = start("--file", tmp_path / "a", "--size", "8MiB", "--dirty-rate", "400MB/s", "--punch")
     _until(guest, "running")
     redone, chance = 0, random.Random(5)
-    for number in range(12):
+    for number in itertools.count(1):
         select.select([], [], [], chance.uniform(0.02, 0.12))
         guest.send_signal(signal.SIGSTOP)
         _wait_stopped(guest.pid)
@@ -94,10 +97,13 @@ def test_stopped_at_random_moments_a_copy_goes_on_right(start: Start, tmp_path: 
         guest.send_signal(signal.SIGCONT)
         checked = _checked(copied)
         redone += checked.redone_pages > 0
-        assert main(["--file", str(copied), "--resume", "--duration", "0.2s", "--quiet"]) == 0
-        assert _checked(copied).counters["operations"] > checked.counters["operations"]
+        if number <= _MOMENTS or checked.redone_pages:
+            assert main(["--file", str(copied), "--resume", "--duration", "0.2s", "--quiet"]) == 0
+            assert _checked(copied).counters["operations"] > checked.counters["operations"]
         copied.unlink()
-    assert redone, "not once was an operation in flight: the test lost its point"
+        if redone and number >= _MOMENTS:
+            break  # on a busy host an operation in flight is rare
+        assert number < 20 * _MOMENTS, "not once was an operation in flight: the test lost its point"
 
 
 def _wait_stopped(pid: int) -> None:
