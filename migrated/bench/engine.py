@@ -1,4 +1,4 @@
-"""What the engine promises, measured: throughput, use of the link, memory, event loops.
+"""What the engine promises, measured: throughput, use of the link, memory, growth with the guest, event loops.
 
 Both sides run on this host and share its cores. Each part gives figures by name, one value a run.
 """
@@ -10,11 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migrated.bench.demo_guest import Guest
 from migrated.bench.hosts import Link, link, loopback, memory_folder
+from migrated.bench.noise import busy_seconds
 from migrated.bench.pss import PssWatch
 from migrated.bench.service import MIGRATED, Service, send
 
@@ -28,6 +30,10 @@ Figures = dict[str, list[float]]
 _LINK_BITS = 1e9
 _LONG_RUNS = 3
 """Runs of what takes long and hardly varies, at most."""
+
+_SIZES_GIB = (1, 2, 4, 8)
+_TIMES_IN_MEMORY = 2.5
+"""Both sides have the guest's memory on this host: sizes that do not fit are left out."""
 
 _FILES_BYTES = 1 << 30
 _FILE_BYTES = 16 << 20
@@ -61,6 +67,20 @@ def _mix(share: float) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Moved:
+    """A migration: what `migrated send` said, the largest sum of PSS, and the CPU time that this host's cores took."""
+
+    report: dict[str, Any]
+    events: list[dict[str, Any]]
+    most_kib: int
+    busy_seconds: float
+
+    @property
+    def first_round(self) -> dict[str, Any]:
+        return _first_round(self.events)
+
+
 def _move(
     between: Link,
     *words: str,
@@ -68,8 +88,8 @@ def _move(
     used: float,
     dirty_rate: str,
     programs: tuple[tuple[str, ...], tuple[str, ...]] = (MIGRATED, MIGRATED),
-) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-    """Copy a shared-memory guest once: report, events, and the largest sum of PSS in KiB."""
+) -> _Moved:
+    """Copy a shared-memory guest once."""
     with tempfile.TemporaryDirectory(prefix="migrated-bench-", dir=memory_folder()) as name:
         folder = Path(name)
         target = {"guest": f"shm:{folder}/arrived.mem"}
@@ -80,8 +100,9 @@ def _move(
             watch = PssWatch(folder, frozenset({guest.pid}))
             watch.start()
             what = (f"shm:{guest.memory}", service.address, "--name=guest", f"--pid={guest.pid}")
+            before = busy_seconds()
             report, events = send(folder, between.source, *what, *words, program=programs[1])
-            return report, events, watch.stop()
+            return _Moved(report, events, watch.stop(), busy_seconds() - before)
 
 
 def _first_round(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -93,12 +114,12 @@ def throughput(runs: int) -> Figures:
     figures: Figures = {}
     for _ in range(runs):
         for name, words in _CODECS.items():
-            report, events, _ = _move(loopback(), *words, size="1GiB", used=1.0, dirty_rate="0")
-            first = _first_round(events)
-            copied = first["sent_pages"] * report["page_size"] / 1e6
+            moved = _move(loopback(), *words, size="1GiB", used=1.0, dirty_rate="0")
+            first = moved.first_round
+            copied = first["sent_pages"] * moved.report["page_size"] / 1e6
             figures.setdefault(f"{name}: guest memory in round 1, MB/s", []).append(copied / first["seconds"])
             figures.setdefault(f"{name}: guest memory in all, MB/s", []).append(
-                copied / report["total_seconds"]
+                copied / moved.report["total_seconds"]
             )
     return figures
 
@@ -147,9 +168,9 @@ def link_use(runs: int) -> Figures:
         for _ in range(runs):
             with link("1gbit") as between:
                 before = between.sent_bytes()
-                report, events, _ = _move(between, *_CODECS[name], size="1GiB", used=0.5, dirty_rate="20MB/s")
-                framed = (between.sent_bytes() - before) / report["wire_bytes"]
-            first = _first_round(events)
+                moved = _move(between, *_CODECS[name], size="1GiB", used=0.5, dirty_rate="20MB/s")
+                framed = (between.sent_bytes() - before) / moved.report["wire_bytes"]
+            first = moved.first_round
             used = first["wire_bytes"] * framed * 8 / first["seconds"] / _LINK_BITS
             figures.setdefault(f"{name}: use of a 1 Gb/s link in round 1, %", []).append(100 * used)
     return figures
@@ -161,8 +182,28 @@ def memory(runs: int) -> Figures:
     for size in (1, 4):
         for _ in range(min(runs, _LONG_RUNS)):
             with link("1gbit") if os.geteuid() == 0 else nullcontext(loopback()) as between:
-                _, _, most = _move(between, size=f"{size}GiB", used=1.0 / size, dirty_rate="20MB/s")
-            figures.setdefault(f"{size} GiB region: summed PSS at most, MiB", []).append(most / 1024)
+                moved = _move(between, size=f"{size}GiB", used=1.0 / size, dirty_rate="20MB/s")
+            figures.setdefault(f"{size} GiB region: summed PSS at most, MiB", []).append(
+                moved.most_kib / 1024
+            )
+    return figures
+
+
+def growth(runs: int) -> Figures:
+    """What a guest of 1, 2, 4 and 8 GiB takes, all of it in use: time and CPU a GiB, and memory. No link limit."""
+    figures: Figures = {}
+    installed = os.sysconf("SC_PHYS_PAGES") * _PAGE / (1 << 30)
+    sizes = [size for size in _SIZES_GIB if size * _TIMES_IN_MEMORY <= installed]
+    for _ in range(min(runs, _LONG_RUNS)):
+        for size in sizes:
+            moved = _move(loopback(), size=f"{size}GiB", used=1.0, dirty_rate="0")
+            for what, value in (
+                ("total, s", moved.report["total_seconds"]),
+                ("total, s/GiB", moved.report["total_seconds"] / size),
+                ("CPU, s/GiB", moved.busy_seconds / size),
+                ("summed PSS at most, MiB", moved.most_kib / 1024),
+            ):
+                figures.setdefault(f"{size} GiB in use: {what}", []).append(value)
     return figures
 
 
@@ -187,6 +228,7 @@ PARTS: dict[str, Callable[[int], Figures]] = {
     "files": files,
     "link": link_use,
     "memory": memory,
+    "growth": growth,
     "loop": loop,
 }
 """What can be measured, by name; each takes the number of runs. ``link`` takes root."""

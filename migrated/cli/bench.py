@@ -34,11 +34,11 @@ def engine(
     runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="How often each is measured.")] = 5,
     only: Annotated[
         str,
-        typer.Option("--only", metavar="PART", help="One of throughput, files, link, memory, loop."),
+        typer.Option("--only", metavar="PART", help="One of throughput, files, link, memory, growth, loop."),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Measure throughput, use of a 1 Gb/s link (takes root), memory, and what callbacks of the event loops cost.
+    """Measure throughput, use of a 1 Gb/s link (takes root), memory, growth with the guest, and event loops.
 
     A demo guest's memory is copied from one process to another, both on this host.
     """
