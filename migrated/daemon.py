@@ -95,7 +95,7 @@ class Daemon:
         await in_thread(self._outcomes.claim)
         try:
             await in_thread(fork_server.start)
-            await in_thread(self._support, ())  # imports the codecs: 20 ms, now and not later
+            await in_thread(self._load)
             await self._outcomes.recover()
             serve = self._settings.serve
             listener = Listener(
@@ -110,6 +110,12 @@ class Daemon:
             self._outcomes.release()
             raise
         self._listener = listener
+
+    def _load(self) -> None:
+        """Import the codecs and the kinds of guests, 20 ms each: now, and not on the loop of the first migration."""
+        self._support(())
+        for name, entry in self._settings.guests.items():
+            make_target(name, entry)
 
     async def drain(self, seconds: float) -> None:
         """Refuse what is new, give running migrations ``seconds`` to finish, abort the rest, stop."""
