@@ -149,14 +149,20 @@ def running_mean(before: float, now: float, weight: float = _FRESH) -> float:
     return before + weight * (now - before) if before else now
 
 
-def _moved(wire: float, before: float, now: float) -> float:
-    """What a rung leaves of a byte, if another one leaves ``now`` where it left ``before``.
+def _hardness(wire: float, now: float) -> float:
+    """How much harder than the sampled ones pages are of which a rung leaves ``now`` of a byte instead of ``wire``.
 
-    What is noise to one is noise to all: harder pages take a share of what each saves, easier ones of what it leaves.
+    What is noise to one rung is noise to all: harder pages take a share of what each saves, easier ones of what it
+    leaves. That share, from -1 (nothing is left) over 0 (as the sample) to 1 (nothing is saved).
     """
-    if now > before:
-        return 1.0 - (1.0 - wire) * (1.0 - now) / (1.0 - before)
-    return wire * now / before if before else wire
+    if now > wire:
+        return 1.0 - (1.0 - now) / (1.0 - wire)
+    return now / wire - 1.0 if wire else 0.0
+
+
+def _left_of(wire: float, hardness: float) -> float:
+    """What a rung leaves of a byte of such pages, if it left ``wire`` of the sampled ones."""
+    return 1.0 - (1.0 - wire) * (1.0 - hardness) if hardness > 0 else wire * (1.0 + hardness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,8 @@ class Auto:
     def __init__(self, rungs: Sequence[Rung], *, workers: int, far_workers: int = 1) -> None:
         self._first = rungs[0] if rungs else NONE
         self._workers, self._far_workers = workers, far_workers
-        self._known: dict[Rung, Cost] = {}
+        self._sampled: dict[Rung, Cost] = {}
+        self._hardness = 0.0
         self._overhead = 0.0
         self._stretch = 1.0
         self._sent = 0.0
@@ -202,7 +209,15 @@ class Auto:
     @property
     def ladder(self) -> tuple[Rung, ...]:
         """The rungs in use now; one until something was measured."""
-        return hull(self._known) if self._known else (self._first,)
+        return hull(self._known) if self._sampled else (self._first,)
+
+    @property
+    def _known(self) -> dict[Rung, Cost]:
+        """What each rung takes for the pages that come now."""
+        return {
+            rung: Cost(cost.seconds, _left_of(cost.wire, self._hardness), cost.unpacking)
+            for rung, cost in self._sampled.items()
+        }
 
     @property
     def link_seconds(self) -> float:
@@ -221,7 +236,8 @@ class Auto:
 
     def sampled(self, costs: Mapping[Rung, Cost]) -> None:
         """Take in what a sample of the guest's pages cost; of pages of zeros that is nothing."""
-        self._known |= costs
+        self._sampled |= costs
+        self._hardness = 0.0
 
     def packed(
         self,
@@ -239,16 +255,14 @@ class Auto:
             return
         self._overhead = running_mean(self._overhead, max(0.0, cpu_seconds - codec_seconds) / raw_bytes)
         self._stretch += _FRESH * (max(1.0, seconds / max(cpu_seconds, 1e-9)) - self._stretch)
-        old = self._known.get(rung)
+        old = self._sampled.get(rung)
         if rung == NONE or old is None:
             return
         # Pages that are harder for one codec are harder for all of them, or who meets them looks worse than it is.
         now = min(1.0, wire_bytes / raw_bytes)
-        for each, cost in self._known.items():
-            wire = running_mean(cost.wire, _moved(cost.wire, old.wire, now))
-            self._known[each] = Cost(cost.seconds, wire, cost.unpacking)
+        self._hardness += _FRESH * (_hardness(old.wire, now) - self._hardness)
         speed = running_mean(old.seconds, codec_seconds / raw_bytes)
-        self._known[rung] = Cost(speed, self._known[rung].wire, old.unpacking)
+        self._sampled[rung] = Cost(speed, old.wire, old.unpacking)
 
     def sent(self, rung: Rung, wire_bytes: int, seconds: float, *, waited: bool, there: float) -> None:
         """Take in what sending a batch took. ``waited``: the connection was busy with another one when it came;
@@ -271,8 +285,8 @@ class Auto:
 
     def choose(self) -> Choice:
         """What the next batch gets."""
-        if not (self._known and self._there) or self._sent < _START_BYTES:
-            self._blind += not self._known
+        if not (self._sampled and self._there) or self._sent < _START_BYTES:
+            self._blind += not self._sampled
             return Choice(self._first, Why.START)
         places = list(self._places())
         place = min(places, key=lambda each: each.cost)
@@ -287,14 +301,15 @@ class Auto:
         return Choice(rung, place.why)
 
     def _places(self) -> Iterator[_Place]:
-        ladder = self.ladder
-        yield self._place(ladder[0], ladder[0], 0.0)
+        known = self._known
+        ladder = hull(known)
+        yield self._place(known, ladder[0], ladder[0], 0.0)
         for low, high in pairwise(ladder):
             for step in range(1, _MIXES + 1):
-                yield self._place(low, high, step / _MIXES)
+                yield self._place(known, low, high, step / _MIXES)
 
-    def _place(self, low: Rung, high: Rung, share: float) -> _Place:
-        left, right = self._known.get(low, _FREE), self._known.get(high, _FREE)
+    def _place(self, known: Mapping[Rung, Cost], low: Rung, high: Rung, share: float) -> _Place:
+        left, right = known.get(low, _FREE), known.get(high, _FREE)
         seconds = left.seconds + share * (right.seconds - left.seconds)
         wire = left.wire + share * (right.wire - left.wire)
         unpacking = left.unpacking + share * (right.unpacking - left.unpacking)

@@ -204,3 +204,14 @@ def test_content_that_changes_changes_the_ladder() -> None:
     for _ in range(60):
         auto.packed(ZSTD, 4_000_000, 3_999_000, codec_seconds=0.004, cpu_seconds=0.006, seconds=0.006)
     assert auto.ladder == (NONE,)
+
+
+def test_pages_now_harder_now_easier_do_not_make_the_others_look_like_the_one_in_use() -> None:
+    auto = Auto(RUNGS, workers=2)
+    auto.sampled(SMALL)
+    for _ in range(50):
+        for wire in (0.7, 0.3):  # around what lz4 leaves of a byte
+            auto.packed(LZ4, 10_000, int(10_000 * wire), codec_seconds=2e-5, cpu_seconds=3e-5, seconds=3e-5)
+    lz4, zstd = (auto._known[rung].wire for rung in (LZ4, ZSTD))
+    assert lz4 == pytest.approx(0.5, abs=0.05)
+    assert zstd / lz4 == pytest.approx(SMALL[ZSTD].wire / SMALL[LZ4].wire, rel=0.1)
