@@ -285,6 +285,7 @@ class Receiver:
         task = asyncio.get_running_loop().create_task(self._place(header, slot))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+        await asyncio.sleep(0)  # more may be there already, and others have their turn
 
     async def _place(self, header: BatchHeader, slot: int) -> None:
         codec = RAW if header.codec == RAW_CODEC else self._accept.codecs[header.codec - RAW_CODEC - 1]
