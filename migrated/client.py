@@ -9,7 +9,7 @@ from migrated.compression import registry
 from migrated.compression.stage import default_workers, usable_cores
 from migrated.config import SendSettings, Settings, read_setting
 from migrated.config.model import NO_CODEC
-from migrated.engine.events import Failed, Observer, Report, State, StateChanged, fan_out
+from migrated.engine.events import Connected, Failed, Observer, Report, State, StateChanged, fan_out
 from migrated.engine.options import AUTO, START_FAILED, OnStall, SendOptions, Verify
 from migrated.engine.ports import in_thread
 from migrated.engine.progress import Progress, Tally
@@ -30,6 +30,7 @@ from migrated.guests.uri import revive
 from migrated.net.address import Address, parse_address
 from migrated.net.channel import SocketChannel
 from migrated.net.endpoints import dial
+from migrated.net.streams import Streams, streams_for
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import Aborted, Capabilities, Commit, Message, Ping, Pong, Query, Running
 from migrated.protocol import Failed as PeerFailed
@@ -195,25 +196,31 @@ class Outgoing:
 
     async def _run(self) -> Report:
         send = self._send
-        channel = await dial(
-            self._address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout
-        )
+
+        async def connect() -> SocketChannel:
+            return await dial(
+                self._address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout
+            )
+
+        first = await connect()
+        channel = Streams(first, connect, self._say, lambda count: self._observer(Connected(count)))
         try:
             self._sender = Sender(
                 channel,
                 self._guest,
-                self._options(),
+                self._options(send.streams or streams_for(first.round_trip)),
                 self.tuning,
                 self._records,
                 self._observer,
                 migration_id=self.migration_id,
                 ask=self._ask,
+                spread=channel.spread,
             )
             return await self._sender.run()
         finally:
             await channel.close()
 
-    def _options(self) -> SendOptions:
+    def _options(self, streams: int) -> SendOptions:
         send = self._send
         workers, far_workers = worker_counts(send)
         return SendOptions(
@@ -228,6 +235,7 @@ class Outgoing:
             commit_timeout=_COMMIT_SECONDS,
             destination=str(self._address),
             delta_cache=send.delta_cache,
+            streams=streams,
         )
 
     async def _ask(self, migration_id: str) -> Message:

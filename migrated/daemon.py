@@ -26,6 +26,7 @@ from migrated.errors import (
     CancelledByPersonError,
     ConnectionLostError,
     MigratedError,
+    RefusedError,
     UsageError,
 )
 from migrated.guests.base import TargetGuest
@@ -42,6 +43,7 @@ from migrated.protocol import (
     BatchHeader,
     Commit,
     Failed,
+    Join,
     Message,
     Offer,
     Ping,
@@ -183,6 +185,8 @@ class Daemon:
                     await channel.send(await self._decided(first.migration_id))
                 case Offer():
                     await self._take_in(channel, first)
+                case Join():
+                    await self._join(channel, first)
                 case _:
                     await channel.send(
                         Refuse("protocol", f"a session does not begin with {type(first).__name__}")
@@ -201,6 +205,12 @@ class Daemon:
         """Answer a COMMIT that came on a connection of its own: it is also the question how things stand."""
         receiver = self._receivers.get(migration_id)
         return await (receiver.commit() if receiver is not None else self._outcomes.answer(migration_id))
+
+    async def _join(self, channel: SocketChannel, join: Join) -> None:
+        receiver = self._receivers.get(join.migration_id)
+        if receiver is None:
+            raise RefusedError(f"no migration {join.migration_id} takes pages here", "", "join")
+        await receiver.join(channel, join)
 
     async def _first(self, channel: SocketChannel) -> Message | BatchHeader:
         seconds = self._settings.serve.handshake_timeout
@@ -352,6 +362,7 @@ class Daemon:
             decompress_workers=default_workers(serve.decompress_workers or 1, cores),
             decompress_workers_max=default_workers(serve.decompress_workers or cores, cores),
             features=(*features, DELTA),
+            streams=serve.max_streams,
             guests=tuple(f"{name} ({entry.kind})" for name, entry in sorted(self._settings.guests.items())),
         )
 

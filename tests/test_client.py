@@ -132,6 +132,8 @@ class Moving:
 
 
 class Nowhere:
+    round_trip = 0.0
+
     async def close(self) -> None:
         pass
 

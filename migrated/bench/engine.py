@@ -1,4 +1,4 @@
-"""What the engine promises, measured: throughput, use of the link, memory, growth with the guest, event loops.
+"""What the engine promises, measured: throughput, links near and far, memory, growth with the guest, event loops.
 
 Both sides run on this host and share its cores. Each part gives figures by name, one value a run.
 """
@@ -31,6 +31,9 @@ _LINK_BITS = 1e9
 _LONG_RUNS = 3
 """Runs of what takes long and hardly varies, at most."""
 
+_ROUND_TRIPS = (0, 20, 50, 100)
+"""Milliseconds."""
+_STREAMS = (1, 4)
 _SIZES_GIB = (1, 2, 4, 8)
 _TIMES_IN_MEMORY = 2.5
 """Both sides have the guest's memory on this host: sizes that do not fit are left out."""
@@ -176,6 +179,22 @@ def link_use(runs: int) -> Figures:
     return figures
 
 
+def far_link(runs: int) -> Figures:
+    """What a 1 Gb/s link carries in round 1 where a round trip takes long, by the number of connections. Takes root."""
+    figures: Figures = {}
+    for _ in range(min(runs, _LONG_RUNS)):
+        for milliseconds in _ROUND_TRIPS:
+            for streams in _STREAMS:
+                with link("1gbit", milliseconds / 1000) as between:
+                    moved = _move(
+                        between, "--level=0", f"--streams={streams}", size="512MiB", used=0.5, dirty_rate="0"
+                    )
+                first = moved.first_round
+                name = f"round trip {milliseconds} ms, {moved.report['connections']} connections: Mb/s"
+                figures.setdefault(name, []).append(8e-6 * first["wire_bytes"] / first["seconds"])
+    return figures
+
+
 def memory(runs: int) -> Figures:
     """Summed PSS of service, client and all their workers, for regions of 1 and 4 GiB with 1 GiB in use."""
     figures: Figures = {}
@@ -227,8 +246,9 @@ PARTS: dict[str, Callable[[int], Figures]] = {
     "throughput": throughput,
     "files": files,
     "link": link_use,
+    "far": far_link,
     "memory": memory,
     "growth": growth,
     "loop": loop,
 }
-"""What can be measured, by name; each takes the number of runs. ``link`` takes root."""
+"""What can be measured, by name; each takes the number of runs. ``link`` and ``far`` take root."""

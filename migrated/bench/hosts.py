@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from migrated.bench.delay import DelayedPair
 from migrated.errors import AccessError, ResourceError
 
 __all__ = ["UNLIMITED", "Host", "Link", "link", "loopback", "memory_folder"]
@@ -15,6 +16,7 @@ UNLIMITED = "unlimited"
 
 _ADDRESSES = ("192.0.2.1", "192.0.2.2")
 _ENDS = ("vs", "vd")
+_FAR_MTU = "65520"
 _SHAPE = ("burst", "256k", "latency", "100ms")
 """A bucket of 256 KiB passes 1 Gb/s at any timer; at most 100 ms of data wait in it, as in a switch."""
 
@@ -49,8 +51,9 @@ def loopback() -> Link:
 
 
 @contextlib.contextmanager
-def link(rate: str) -> Iterator[Link]:
-    """Two network namespaces, joined by a link of ``rate`` (as tc writes it, or :data:`UNLIMITED`).
+def link(rate: str, round_trip: float = 0.0) -> Iterator[Link]:
+    """Two network namespaces, joined by a link of ``rate`` (as tc writes it, or :data:`UNLIMITED`) on which a
+    ``round_trip`` takes so many seconds more.
 
     AccessError without root; ResourceError with the command that failed. Nothing is left afterwards.
     """
@@ -58,11 +61,14 @@ def link(rate: str) -> Iterator[Link]:
         raise AccessError("a link between two network namespaces takes root", "run it as root, with sudo")
     name = f"mig{os.getpid() % 100000}"
     spaces = (f"{name}s", f"{name}d")
-    try:
+    with contextlib.ExitStack() as undo:
         for space in spaces:
             _run("ip", "netns", "add", space)
-        veth = ("netns", spaces[0], "type", "veth", "peer", "name", _ENDS[1], "netns", spaces[1])
-        _run("ip", "link", "add", _ENDS[0], *veth)
+            undo.callback(subprocess.run, ["ip", "netns", "del", space], check=False, capture_output=True)
+        if round_trip:
+            _join_far(spaces, round_trip, undo)
+        else:
+            _join(spaces)
         for space, end, address in zip(spaces, _ENDS, _ADDRESSES, strict=True):
             _run("ip", "-n", space, "addr", "add", f"{address}/30", "dev", end)
             for device in (end, "lo"):
@@ -74,9 +80,22 @@ def link(rate: str) -> Iterator[Link]:
             for space, address in zip(spaces, _ADDRESSES, strict=True)
         ]
         yield Link(hosts[0], hosts[1], _ENDS[0])
-    finally:
-        for space in spaces:
-            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
+
+
+def _join(spaces: tuple[str, str]) -> None:
+    veth = ("netns", spaces[0], "type", "veth", "peer", "name", _ENDS[1], "netns", spaces[1])
+    _run("ip", "link", "add", _ENDS[0], *veth)
+
+
+def _join_far(spaces: tuple[str, str], round_trip: float, undo: contextlib.ExitStack) -> None:
+    made = tuple(f"{space}t" for space in spaces)
+    try:
+        pair = DelayedPair((made[0], made[1]), round_trip / 2)
+    except OSError as error:
+        raise ResourceError(f"no device whose other end is a program: {error.strerror}") from error
+    undo.callback(pair.close)
+    for device, space, end in zip(made, spaces, _ENDS, strict=True):
+        _run("ip", "link", "set", device, "netns", space, "name", end, "mtu", _FAR_MTU)
 
 
 def memory_folder() -> str | None:

@@ -155,6 +155,13 @@ DeltaCache = Annotated[
     ),
 ]
 
+Streams = Annotated[
+    str | None,
+    option(
+        "--streams", metavar="N", help="Connections that carry pages. 0: what the link is worth.", panel=PAGES
+    ),
+]
+
 Downtime = Annotated[
     str | None,
     option("--downtime", metavar="TIME", help="How long it may be paused, as in 300ms.", panel=ROUNDS),
@@ -190,4 +197,7 @@ _SETTINGS = (
 
 def send_settings(given: Mapping[str, object]) -> dict[str, object]:
     """The overrides of the section ``send`` among a command's parameters, by their names."""
-    return {name: given[name] for name in _SETTINGS} | {"allow_seccomp": given["allow_seccomp"] or None}
+    return {name: given[name] for name in _SETTINGS} | {
+        "streams": given.get("streams"),
+        "allow_seccomp": given["allow_seccomp"] or None,
+    }

@@ -280,6 +280,7 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         ),
         ("by codec", per_codec),
         ("workers", str(value("workers") or "")),
+        ("connections", str(value("connections")) if (value("connections") or 1) > 1 else ""),
         ("dirty tracking", str(value("tracker") or "")),
         ("stalled", str(value("stalled") or "")),
     ]

@@ -31,6 +31,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         *_deltas(report),
         ("compression", _compression(report)),
         ("rounds", str(report.rounds)),
+        *_connections(report),
         ("dirty tracking", report.tracker),
         ("digest", f"{report.digest} (equal on both sides)"),
         ("migration id", report.migration_id),
@@ -56,6 +57,10 @@ def _deltas(report: Report) -> list[tuple[str, str]]:
     if not report.delta_pages:
         return []
     return [("deltas", f"{report.delta_pages} of the normal pages (only what had changed was sent)")]
+
+
+def _connections(report: Report) -> list[tuple[str, str]]:
+    return [("connections", str(report.connections))] if report.connections > 1 else []
 
 
 def _compression(report: Report) -> str:

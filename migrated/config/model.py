@@ -172,6 +172,9 @@ class SendSettings(_Section):
         le=64 << 30,
         description="a size as in 64MiB, at most 64GiB, or 0 for no deltas",
     )
+    streams: Whole = Field(
+        default=0, ge=0, le=64, description="a number from 1 to 64, or 0 for what the link is worth"
+    )
     bandwidth: Rate = Field(
         default=math.inf,
         ge=SLOWEST_RATE,
@@ -209,6 +212,7 @@ class ServeSettings(_Section):
         description="host:port, [v6]:port or unix:/path, as in 127.0.0.1:4441",
     )
     max_migrations: Whole = Field(default=4, ge=1, le=1000, description="a number from 1 to 1000")
+    max_streams: Whole = Field(default=8, ge=1, le=64, description="a number from 1 to 64")
     max_connections: Whole = Field(default=64, ge=2, le=10_000, description="a number from 2 to 10000")
     decompress_workers: Whole = Field(
         default=0, ge=0, le=256, description="a number from 1 to 256, or 0 for what the source asks for"

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 __all__ = [
     "BatchMoved",
+    "Connected",
     "Estimated",
     "Event",
     "Failed",
@@ -65,6 +66,13 @@ class Started:
     level: int
     workers: int
     tracker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """One more connection carries pages: so many do by now."""
+
+    connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,7 @@ class Report:
     moved: bool = True
     raw_bytes_by_codec: dict[str, int] = field(default_factory=dict)
     delta_pages: int = 0
+    connections: int = 1
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -185,6 +194,7 @@ class Failed:
 
 Event = (
     Started
+    | Connected
     | StateChanged
     | RoundStarted
     | BatchMoved

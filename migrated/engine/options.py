@@ -55,7 +55,8 @@ class Verify(StrEnum):
 @dataclass(frozen=True, slots=True)
 class SendOptions:
     """What one migration was asked to do. ``codecs`` are those this side offers, with their levels;
-    ``delta_cache`` is how many bytes of pages as sent last it may keep, 0 for no deltas."""
+    ``delta_cache`` is how many bytes of pages as sent last it may keep, 0 for no deltas; ``streams`` how many
+    connections it wants."""
 
     guest_name: str
     codecs: dict[str, tuple[int, ...]]
@@ -68,3 +69,4 @@ class SendOptions:
     commit_timeout: float
     destination: str
     delta_cache: int = 0
+    streams: int = 1

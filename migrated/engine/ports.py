@@ -3,17 +3,32 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from migrated.protocol import BatchHeader, BatchLimits, Message
 
-__all__ = ["Channel", "in_thread", "readable", "see_through"]
+__all__ = ["Channel", "Sent", "in_thread", "readable", "see_through"]
 
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What sending a batch took: all of its bytes, and the seconds of the link that were its own. ``waited``: the link
+    was busy with others when it came."""
+
+    wire_bytes: int
+    seconds: float
+    waited: bool
+
+
 class Channel(Protocol):
     """A connection to the other side; all errors are :class:`migrated.errors.MigratedError`."""
+
+    @property
+    def connections(self) -> int:
+        """How many carry batches by now."""
 
     @property
     def sent_bytes(self) -> int:
@@ -36,8 +51,9 @@ class Channel(Protocol):
     async def send(self, message: Message) -> None:
         """Send a control message. A cancelled send closes the connection."""
 
-    async def send_batch(self, header: BatchHeader, payload: memoryview) -> None:
-        """Send a batch straight from its slot. A cancelled send closes the connection."""
+    async def send_batch(self, header: BatchHeader, payload: memoryview) -> Sent:
+        """Send a batch straight from its slot; its sequence becomes the next one of the connection that it takes.
+        A cancelled send closes the connection."""
 
     async def receive(self) -> Message | BatchHeader:
         """The next message; after a header, :meth:`receive_payload` must come next."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from migrated.engine.events import (
     BatchMoved,
+    Connected,
     Estimated,
     Event,
     Failed,
@@ -40,6 +41,7 @@ class Progress:
     level: int = 0
     workers: int = 0
     tracker: str = ""
+    connections: int = 1
     page_size: int = 0
     total_bytes: int = 0
     elapsed_seconds: float = 0.0
@@ -109,6 +111,8 @@ class Tally:
                 shown.codec, shown.level = event.codec, event.level
                 shown.workers, shown.tracker = event.workers, event.tracker
                 shown.remaining_bytes = event.total_bytes
+            case Connected():
+                shown.connections = event.connections
             case StateChanged():
                 shown.state = event.state
                 if event.state.final:

@@ -1,7 +1,6 @@
 """One round at the source: pages of every region, packed by the workers and sent as they get ready."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -93,8 +92,7 @@ def batch_limit(pages: int, workers: int, batch_pages: int) -> int:
 
 class Pusher:
     """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers;
-    ``unpacking`` tells the seconds that a byte of memory takes the ``far_workers`` of the destination, ``clock`` the
-    time."""
+    ``unpacking`` tells the seconds that a byte of memory takes the ``far_workers`` of the destination."""
 
     def __init__(
         self,
@@ -108,7 +106,6 @@ class Pusher:
         observer: Observer,
         far_workers: int = 1,
         unpacking: Callable[[], float] = lambda: 0.0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
         self._stage = stage
@@ -122,9 +119,7 @@ class Pusher:
         self._rungs = tuple(rung for rung in AUTO_RUNGS if rung.codec in codecs)
         self._auto = Auto(self._rungs, workers=stage.workers, far_workers=far_workers)
         self._unpacking = unpacking
-        self._clock = clock
-        self._sequence = 0
-        self._turn = asyncio.Lock()
+        self._samples = 0
 
     def _cut(self, dirty: Sequence[PageSet]) -> Iterator[tuple[int, Runs]]:
         limit = batch_limit(sum(map(len, dirty)), self._stage.workers, self._batch_pages)
@@ -163,7 +158,8 @@ class Pusher:
     async def _sample(self, dirty: Sequence[PageSet]) -> None:
         """Have the policy know what this guest's pages cost, before it has seen much of them."""
         region, pages = max(enumerate(dirty), key=lambda each: len(each[1].mask))
-        runs = _spread(pages, min(_SAMPLE_GROUPS, self._batch_pages // _SAMPLE_GROUP_PAGES), self._sequence)
+        runs = _spread(pages, min(_SAMPLE_GROUPS, self._batch_pages // _SAMPLE_GROUP_PAGES), self._samples)
+        self._samples += 1
         if len(runs):
             job = ToSample(region, runs.tobytes(), self._rungs)
             self._auto.sampled(await self._stage.run(worker.sample, job))
@@ -206,35 +202,27 @@ class Pusher:
         pages = packed.data_pages + packed.zero_pages + packed.unchanged_pages
         wire_bytes = 0
         if packed.data_pages or packed.zero_pages:
-            waited = self._turn.locked()
-            async with self._turn:
-                self._sequence += 1
-                header = BatchHeader(
-                    round=number,
-                    sequence=self._sequence,
-                    region=region,
-                    codec=self._codec_ids[packed.codec],
-                    level=level if packed.codec != RAW else 0,
-                    data_pages=packed.data_pages,
-                    zero_pages=packed.zero_pages,
-                    data_runs=packed.data_runs,
-                    zero_runs=packed.zero_runs,
-                    blocks=packed.blocks,
-                    payload_bytes=packed.payload_bytes,
-                    checksum=packed.checksum,
-                    delta_pages=packed.delta_pages,
-                    delta_words=packed.delta_words,
-                )
-                before, began = self._channel.sent_bytes, self._clock()
-                await self._channel.send_batch(header, self._stage.view(slot, packed.payload_bytes))
-                wire_bytes = self._channel.sent_bytes - before
-                self._auto.sent(
-                    choice.rung,
-                    wire_bytes,
-                    self._clock() - began,
-                    waited=waited,
-                    there=self._unpacking(),
-                )
+            header = BatchHeader(
+                round=number,
+                sequence=0,
+                region=region,
+                codec=self._codec_ids[packed.codec],
+                level=level if packed.codec != RAW else 0,
+                data_pages=packed.data_pages,
+                zero_pages=packed.zero_pages,
+                data_runs=packed.data_runs,
+                zero_runs=packed.zero_runs,
+                blocks=packed.blocks,
+                payload_bytes=packed.payload_bytes,
+                checksum=packed.checksum,
+                delta_pages=packed.delta_pages,
+                delta_words=packed.delta_words,
+            )
+            sent = await self._channel.send_batch(header, self._stage.view(slot, packed.payload_bytes))
+            wire_bytes = sent.wire_bytes
+            self._auto.sent(
+                choice.rung, wire_bytes, sent.seconds, waited=sent.waited, there=self._unpacking()
+            )
         self._observer(
             BatchMoved(
                 packed.codec,

@@ -52,6 +52,7 @@ from migrated.protocol import (
     Cancel,
     Commit,
     Failed,
+    Join,
     Message,
     Offer,
     RegionInfo,
@@ -63,7 +64,8 @@ __all__ = ["Sender"]
 
 
 class Sender:
-    """Moves one guest. ``ask`` puts a repeated COMMIT on a new connection and returns the answer.
+    """Moves one guest. ``ask`` puts a repeated COMMIT on a new connection and returns the answer; ``spread`` has so
+    many connections carry batches, each new one greeted with that message.
 
     ``guest`` is open; whoever made it closes it afterwards.
     """
@@ -79,6 +81,7 @@ class Sender:
         *,
         migration_id: str,
         ask: Callable[[str], Awaitable[Message]],
+        spread: Callable[[int, Join], object] = lambda _count, _join: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.migration_id = migration_id
@@ -91,6 +94,7 @@ class Sender:
         self._tally = Tally(clock)
         self._outer = observer
         self._ask = ask
+        self._spread = spread
         self._clock = clock
         self._began = clock()
         self._seed = secrets.randbits(64)
@@ -136,6 +140,7 @@ class Sender:
         offer = self._offer()
         accept = await self._conversation.negotiate(offer)
         self._channel.agree(limits_of(offer, accept))
+        self._spread(accept.streams, Join(self.migration_id, self._seed))
         listener = asyncio.ensure_future(self._conversation.listen())
         try:
             stopwatch = await self._until_ready(listener, accept)
@@ -227,6 +232,7 @@ class Sender:
             features=(STARTS_GUEST, DELTA) if options.delta_cache else (STARTS_GUEST,),
             sender=f"migrated {__version__}",
             facts=tuple(guest.facts.items()),
+            streams=options.streams,
         )
 
     async def _copy_and_switch(self, accept: Accept) -> Stopwatch:
@@ -241,7 +247,6 @@ class Sender:
             observer=self._observe,
             far_workers=accept.decompress_workers,
             unpacking=lambda: self._conversation.unpacking,
-            clock=self._clock,
         )
         self._rounds = rounds = PreCopy(
             self._channel,
@@ -400,6 +405,7 @@ class Sender:
             tracker=self._guest.tracker.name,
             digest=self._digest,
             moved=self._moved,
+            connections=self._channel.connections,
             notes=notes,
         )
 

@@ -7,8 +7,11 @@ and a torn stream is closed. Payloads bypass the parser: it never reads further 
 import asyncio
 import contextlib
 import socket
+import struct
+from dataclasses import replace
 from typing import Self
 
+from migrated.engine.ports import Sent
 from migrated.errors import ConnectionLostError, MigratedError
 from migrated.net.pace import Pacer
 from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Pong, Role
@@ -27,6 +30,9 @@ _CONTROL_BYTES = 64 << 10
 _PIECE_BYTES = 256 << 10
 """What is given to the socket at once: a peer that takes less than this in ``idle_timeout`` is lost."""
 
+
+_TCP_INFO_RTT = 68
+"""Where in Linux's struct tcp_info the smoothed round trip is, in microseconds."""
 
 _PING_SECONDS = 0.25
 """Who has nothing to say says Ping this often: the peer's idle timeout is not known here, and may be a second."""
@@ -51,6 +57,8 @@ class SocketChannel:
         self._opened = role is not Role.SOURCE
         self._idle_timeout = idle_timeout
         self._pacer = Pacer()
+        self._batches = 0
+        self._batch_turn = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._control = memoryview(bytearray(_CONTROL_BYTES))
@@ -74,6 +82,11 @@ class SocketChannel:
         return self
 
     @property
+    def connections(self) -> int:
+        """How many carry batches: this one."""
+        return 1
+
+    @property
     def sending(self) -> bool:
         """Whether a send is under way, so that another would wait for it."""
         return self._turn.locked()
@@ -86,6 +99,22 @@ class SocketChannel:
         """Limit what is sent from now on; infinity for no limit."""
         self._pacer.set_rate(bytes_per_second)
 
+    def share_rate(self, other: "SocketChannel") -> None:
+        """Both together keep within the limit of the ``other`` from now on."""
+        self._pacer = other._pacer
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds to the peer and back as the kernel has seen them; 0 for a socket of this host."""
+        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return 0.0
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTT + 4)
+        return int(struct.unpack_from("=I", info, _TCP_INFO_RTT)[0]) * 1e-6
+
+    def lose(self, error: ConnectionLostError) -> None:
+        """Give the connection up: whoever reads or writes gets ``error``."""
+        self._tear(error)
+
     # -- sending -----------------------------------------------------------------------------------
 
     async def send(self, message: Message) -> None:
@@ -94,10 +123,17 @@ class SocketChannel:
         async with self._turn:
             await self._write(self._connection.send(message))
 
-    async def send_batch(self, header: BatchHeader, payload: memoryview) -> None:
-        """Send a batch straight from its slot."""
-        async with self._turn:
-            await self._write(self._connection.send_batch(header), payload)
+    async def send_batch(self, header: BatchHeader, payload: memoryview) -> Sent:
+        """Send a batch straight from its slot, as the next one of this connection."""
+        waited = self._batch_turn.locked()
+        # Batches wait here, and a control message between two of them for one at most.
+        async with self._batch_turn:
+            began = self._loop.time()
+            async with self._turn:
+                head = self._connection.send_batch(replace(header, sequence=self._batches + 1))
+                self._batches += 1
+                await self._write(head, payload)
+            return Sent(len(head) + len(payload), self._loop.time() - began, waited)
 
     async def _write(self, *parts: bytes | memoryview) -> None:
         writing = self._loop.create_task(self._send_all(parts))

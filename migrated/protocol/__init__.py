@@ -25,7 +25,9 @@
 Instead, the source may send ``Cancel`` before ``Commit``, and is answered ``Aborted``; the destination may
 send ``Failed`` or ``Aborted`` before ``Running``. After ``Commit`` only ``Running`` and ``Aborted`` decide: a
 source that lost the answer opens a new connection and sends ``Commit`` first, as often as it takes. ``Query``
-instead of ``Offer`` asks for ``Capabilities`` only. ``Ping`` and ``Pong`` go either way at any time.
+instead of ``Offer`` asks for ``Capabilities`` only. With ``Join`` as its first message a connection carries batches of
+a migration whose offer was accepted on another one, in step with that: ``RoundEnd`` says how many batches a round has,
+whichever way they came, and each connection counts its own. ``Ping`` and ``Pong`` go either way at any time.
 
 **Versions.** The preamble carries the wire format, which changes only if frames themselves do. What messages
 mean is the version: ``Offer`` carries the range that the source speaks, and the destination takes the highest
@@ -55,6 +57,7 @@ from migrated.protocol.messages import (
     MAX_BATCH_BYTES,
     MAX_DEVICE_STATE_CHUNK,
     MAX_REGIONS,
+    MAX_STREAMS,
     Aborted,
     Accept,
     Cancel,
@@ -65,6 +68,8 @@ from migrated.protocol.messages import (
     Digest,
     Estimate,
     Failed,
+    Join,
+    Joined,
     Message,
     Offer,
     Ping,
@@ -90,6 +95,7 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_DEVICE_STATE_CHUNK",
     "MAX_REGIONS",
+    "MAX_STREAMS",
     "MIN_VERSION",
     "RAW_CODEC",
     "READ_BYTES",
@@ -107,6 +113,8 @@ __all__ = [
     "Digest",
     "Estimate",
     "Failed",
+    "Join",
+    "Joined",
     "LocalProtocolError",
     "Message",
     "Offer",

@@ -42,6 +42,7 @@ __all__ = [
     "MAX_PING_PADDING",
     "MAX_REGIONS",
     "MAX_REGION_PAGES",
+    "MAX_STREAMS",
     "MESSAGES",
     "MIN_PAGE_SIZE",
     "Aborted",
@@ -54,6 +55,8 @@ __all__ = [
     "Digest",
     "Estimate",
     "Failed",
+    "Join",
+    "Joined",
     "Message",
     "Offer",
     "Ping",
@@ -97,6 +100,9 @@ _SMALL_BODY = 32 << 10
 _LARGE_BODY = 256 << 10
 """256 regions, each with a name of 128 characters of 4 bytes, and as much room again."""
 
+MAX_STREAMS = 64
+"""Connections of one migration."""
+
 _MAX_WORKERS = 1024
 _MAX_CORES = 1 << 16
 
@@ -114,6 +120,11 @@ class Message(Record):
     type_id: ClassVar[int]
     body_limit: ClassVar[int] = _SMALL_BODY
     """A longer body is refused before it is received."""
+
+
+def _without(body: dict[str, object], **usual: object) -> dict[str, object]:
+    """``body`` without what is as ``usual``: a reader takes that for granted, also one that knows no such key."""
+    return {key: value for key, value in body.items() if key not in usual or value != usual[key]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,8 @@ class Offer(Message):
     ``codecs`` maps a codec's name to the levels (0 to 9) that may be used, and ``codecs`` and ``features``
     stand in the order of preference. ``decompress_workers`` 0 leaves their number to the destination.
     ``digest_seed`` seeds the page digests and is secret between the two. ``facts`` are pairs of a word and a
-    text: what the guest needs to find at the destination, for that to compare with its own.
+    text: what the guest needs to find at the destination, for that to compare with its own. ``streams`` is how many
+    connections may carry batches, this one among them.
     """
 
     type_id: ClassVar[int] = 2
@@ -163,6 +175,7 @@ class Offer(Message):
     features: tuple[str, ...] = ()
     sender: str = ""
     facts: tuple[tuple[str, str], ...] = ()
+    streams: int = 1
 
     def __post_init__(self) -> None:
         check_versions(self.min_version, self.max_version)
@@ -200,13 +213,12 @@ class Offer(Message):
             check_printable(f"fact {fact[0]}", fact[1], _MAX_FACT)
         if len({word for word, _ in self.facts}) < len(self.facts):
             raise ValueError("facts names something twice")
+        check_number("streams", self.streams, 1, MAX_STREAMS)
 
     def to_wire(self) -> dict[str, object]:
         """The map that travels."""
         body = {**Record.to_wire(self), "regions": [region.to_wire() for region in self.regions]}
-        if not self.facts:
-            del body["facts"]
-        return body
+        return _without(body, facts=(), streams=1)
 
     @classmethod
     def from_wire(cls, body: Mapping[str, object]) -> Self:
@@ -331,10 +343,28 @@ class Estimate(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Join(Message):
+    """Source, as the first message of a connection: it is to carry batches of that migration, too.
+
+    ``digest_seed`` is that of its offer, which nobody else knows.
+    """
+
+    type_id: ClassVar[int] = 11
+
+    migration_id: str
+    digest_seed: int
+
+    def __post_init__(self) -> None:
+        check_match("migration_id", self.migration_id, _MIGRATION_ID, "32 hexadecimal digits")
+        check_number("digest_seed", self.digest_seed, 0, U64)
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities(Message):
     """Destination: what it can do. ``guests`` are names with their kinds, as in ``web (shm)``.
 
-    ``cores`` is how many processors it has, 0 if it does not say; ``host`` a word that is the same for all that
+    ``streams`` is how many connections a migration may have, ``cores`` how many processors it has, 0 if it does not
+    say; ``host`` a word that is the same for all that
     run on one host, until that starts anew: a source that finds its own shares its processors with it.
     """
 
@@ -352,6 +382,7 @@ class Capabilities(Message):
     decompress_workers: int
     cores: int = 0
     host: str = ""
+    streams: int = 1
 
     def __post_init__(self) -> None:
         make_harmless(self, "software")
@@ -367,16 +398,17 @@ class Capabilities(Message):
         check_number("cores", self.cores, 0, _MAX_CORES)
         if self.host:
             check_match("host", self.host, WORD, "a word")
+        check_number("streams", self.streams, 1, MAX_STREAMS)
 
     def to_wire(self) -> dict[str, object]:
-        """The map that travels; what is not said is left out."""
-        body = Record.to_wire(self)
-        return {key: value for key, value in body.items() if value or key not in ("cores", "host")}
+        """The map that travels."""
+        return _without(Record.to_wire(self), cores=0, host="", streams=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Accept(Message):
-    """Destination: send it, within these bounds. ``codecs`` keeps the source's order; batches count in it."""
+    """Destination: send it, within these bounds. ``codecs`` keeps the source's order; batches count in it.
+    ``streams`` is how many connections the source may send them over."""
 
     type_id: ClassVar[int] = 34
 
@@ -385,6 +417,7 @@ class Accept(Message):
     batch_pages: int
     decompress_workers: int
     features: tuple[str, ...] = ()
+    streams: int = 1
 
     def __post_init__(self) -> None:
         check_number("version", self.version, 1, MAX_VERSION)
@@ -392,6 +425,11 @@ class Accept(Message):
         check_number("batch_pages", self.batch_pages, 1, MAX_BATCH_BYTES // MIN_PAGE_SIZE)
         check_number("decompress_workers", self.decompress_workers, 1, _MAX_WORKERS)
         check_words("features", self.features, WORD)
+        check_number("streams", self.streams, 1, MAX_STREAMS)
+
+    def to_wire(self) -> dict[str, object]:
+        """The map that travels."""
+        return _without(Record.to_wire(self), streams=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,6 +520,13 @@ class Failed(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Joined(Message):
+    """Destination: this connection may carry batches of the migration, too."""
+
+    type_id: ClassVar[int] = 42
+
+
+@dataclass(frozen=True, slots=True)
 class Ping(Message):
     """Either: are you there? Bytes of ``padding`` tell by the time that they take what the link carries."""
 
@@ -509,8 +554,8 @@ class Pong(Message):
 MESSAGES: dict[int, type[Message]] = {
     cls.type_id: cls
     for cls in (
-        *(Query, Offer, RoundEnd, DeviceState, DeviceStateEnd, Digest, Commit, Cancel, Estimate),
-        *(Capabilities, Accept, Refuse, Progress, RoundDone, Ready, Running, Aborted, Failed),
+        *(Query, Offer, RoundEnd, DeviceState, DeviceStateEnd, Digest, Commit, Cancel, Estimate, Join),
+        *(Capabilities, Accept, Refuse, Progress, RoundDone, Ready, Running, Aborted, Failed, Joined),
         *(Ping, Pong),
     )
 }

@@ -26,7 +26,8 @@ class Support:
     """What this destination can do.
 
     ``codecs`` maps names to levels. ``decompress_workers`` is the number if the source leaves it open, and
-    ``decompress_workers_max`` the bound if it does not. ``guests`` are names with kinds, for people to read.
+    ``decompress_workers_max`` the bound if it does not. ``streams`` bounds the connections of a migration. ``guests``
+    are names with kinds, for people to read.
     """
 
     software: str
@@ -35,6 +36,7 @@ class Support:
     batch_pages_max: int
     decompress_workers: int
     decompress_workers_max: int
+    streams: int = 1
     page_sizes: tuple[int, ...] = (4096,)
     features: tuple[str, ...] = ()
     guests: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ class Support:
             max_region_bytes=self.max_region_bytes,
             batch_pages_max=self.batch_pages_max,
             decompress_workers=self.decompress_workers,
+            streams=self.streams,
         )
 
 
@@ -101,6 +104,7 @@ def negotiate(offer: Offer, support: Support) -> Accept | Refuse:
         batch_pages=min(offer.batch_pages, support.batch_pages_max),
         decompress_workers=workers,
         features=tuple(name for name in offer.features if name in support.features),
+        streams=min(offer.streams, support.streams),
     )
 
 
@@ -120,6 +124,10 @@ def limits_of(offer: Offer, accept: Accept) -> BatchLimits:
     if accept.batch_pages > offer.batch_pages:
         raise ProtocolError(
             f"the destination accepted {accept.batch_pages} pages a batch, {offer.batch_pages} were offered"
+        )
+    if accept.streams > offer.streams:
+        raise ProtocolError(
+            f"the destination accepted {accept.streams} connections, {offer.streams} were offered"
         )
     return BatchLimits(
         batch_pages=accept.batch_pages,

@@ -3,6 +3,7 @@
     OPENING      source       Query → QUERYING
                               Offer → NEGOTIATING
                               Commit → COMMITTING
+                              Join → JOINING
                               Cancel → CANCELLING
                  destination  Refuse → REFUSED; Failed → FAILED; Aborted → ABORTED
     QUERYING     source       Cancel → CANCELLING
@@ -24,6 +25,10 @@
                               Cancel → CANCELLING
                  destination  Failed → FAILED; Aborted → ABORTED
     COMMITTING   destination  Running → DONE; Failed → FAILED; Aborted → ABORTED
+    JOINING      destination  Joined → STREAMING
+                              Refuse → REFUSED; Failed → FAILED; Aborted → ABORTED
+    STREAMING    source       BatchHeader → STREAMING
+                 destination  Failed → FAILED; Aborted → ABORTED
     CANCELLING   destination  Capabilities, Accept, Progress, RoundDone, Ready → CANCELLING
                               Refuse → REFUSED; Failed → FAILED; Aborted → ABORTED
     DONE         final
@@ -52,6 +57,8 @@ from migrated.protocol.messages import (
     Digest,
     Estimate,
     Failed,
+    Join,
+    Joined,
     Message,
     Offer,
     Ping,
@@ -92,6 +99,8 @@ class State(Enum):
     SWITCHING = "switching"  # the digest was sent; no more pages
     READY = "ready"  # the destination has all and waits for the decision
     COMMITTING = "committing"  # COMMIT was sent; the destination's durable record decides
+    JOINING = "joining"  # the source asked to send batches of its migration over this connection, too
+    STREAMING = "streaming"  # it does; the migration's first connection says all else
     CANCELLING = "cancelling"  # the source takes everything back
     DONE = "done"  # the guest runs at the destination, or the query was answered
     ABORTED = "aborted"  # the guest did not and will not run at the destination
@@ -119,6 +128,7 @@ _SOURCE: _Table = {
         Query: State.QUERYING,
         Offer: State.NEGOTIATING,
         Commit: State.COMMITTING,
+        Join: State.JOINING,
         **_CANCEL,
     },
     State.QUERYING: _CANCEL,
@@ -131,6 +141,8 @@ _SOURCE: _Table = {
     State.SWITCHING: {**_staying(State.SWITCHING, DeviceState, DeviceStateEnd), **_CANCEL},
     State.READY: {Commit: State.COMMITTING, **_CANCEL},
     State.COMMITTING: {},
+    State.JOINING: {},
+    State.STREAMING: _staying(State.STREAMING, BatchHeader),
     State.CANCELLING: {},
 }
 
@@ -146,6 +158,8 @@ _DESTINATION: _Table = {
     },
     State.READY: _ENDINGS,
     State.COMMITTING: {Running: State.DONE, **_ENDINGS},
+    State.JOINING: {Joined: State.STREAMING, Refuse: State.REFUSED, **_ENDINGS},
+    State.STREAMING: _ENDINGS,
     State.CANCELLING: {
         **_staying(State.CANCELLING, Capabilities, Accept, Progress, RoundDone, Ready),
         Refuse: State.REFUSED,

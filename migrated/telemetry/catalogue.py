@@ -87,6 +87,7 @@ METRICS = (
         "role",
         "guest",
     ),
+    _gauge("connections", "Connections that carry pages of a running migration.", "role", "guest"),
     _counter(
         "finished_migrations",
         "Migrations that ended, by outcome: completed, failed, cancelled, or unknown until migrated resolve.",

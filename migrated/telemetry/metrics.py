@@ -257,15 +257,17 @@ class _Running:
         shown = {(each.role, each.progress.guest): each for each in observers if each.progress.guest}
         remaining, dirty = _family("remaining_bytes"), _family("dirty_bytes_per_second")
         throughput, downtime = _family("throughput_bytes_per_second"), _family("expected_downtime_seconds")
+        connections = _family("connections")
         for labels, observer in shown.items():
             progress = observer.progress
             throughput.add_metric(labels, progress.wire_bytes_per_second)
+            connections.add_metric(labels, progress.connections)
             if observer.measured:
                 remaining.add_metric(labels, progress.remaining_bytes)
             if progress.expected_downtime is not None:
                 dirty.add_metric(labels, progress.dirty_bytes_per_second)
                 downtime.add_metric(labels, progress.expected_downtime)
-        yield from (remaining, dirty, throughput, downtime)
+        yield from (remaining, dirty, throughput, downtime, connections)
 
 
 def _family(name: str) -> GaugeMetricFamily:

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from e2e_processes import PATIENCE
@@ -22,6 +22,7 @@ class Held:
         self.kind, self.left = kind, nth
         self._arrived, self._decided = threading.Event(), threading.Event()
         self._pass = True
+        self.alone = False
 
     def wait(self) -> None:
         """Until the frame has come; the connection then stands still in its direction."""
@@ -31,9 +32,9 @@ class Held:
         """Let it through."""
         self._decided.set()
 
-    def drop(self) -> None:
-        """Lose it, and the connection."""
-        self._pass = False
+    def drop(self, *, alone: bool = False) -> None:
+        """Lose it, and every connection; ``alone``: only the one that it came over."""
+        self._pass, self.alone = False, alone
         self._decided.set()
 
     def take(self) -> bool:
@@ -68,10 +69,11 @@ class Relay:
             self._held.append(rule)
         return rule
 
-    def cut(self) -> None:
-        """Cut every connection that there is."""
+    def cut(self, ends: Sequence[socket.socket] | None = None) -> None:
+        """Cut these ends, or every connection that there is."""
         with self._lock:
-            cut, self._sockets = self._sockets, []
+            cut = self._sockets if ends is None else ends
+            self._sockets = [each for each in self._sockets if each not in cut]
         for each in cut:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -112,7 +114,7 @@ class Relay:
                     head = _exactly(source, FRAME_BYTES)
                     number, _, _, length = FRAME.unpack(head)
                     kind: Kind = BatchHeader if number == BATCH_TYPE else MESSAGES[number]
-                    if not self._passes(kind):
+                    if not self._passes(kind, source, sink):
                         break
                     sink.sendall(head)
                     _copy(source, sink, length)
@@ -126,7 +128,7 @@ class Relay:
                 source.close()
                 sink.close()
 
-    def _passes(self, kind: Kind) -> bool:
+    def _passes(self, kind: Kind, *ends: socket.socket) -> bool:
         with self._lock:
             rule = next((each for each in self._rules if each.kind is kind), None)
             if rule is None:
@@ -136,7 +138,7 @@ class Relay:
                 return True
             self._rules.remove(rule)
         if not rule.take():
-            self.cut()
+            self.cut(ends if rule.alone else None)
             return False
         return True
 

@@ -57,10 +57,10 @@ class Scene:
         assert self._held is not None
         self._held.release()
 
-    def cut(self) -> None:
-        """Lose the frame, and the connection."""
+    def cut(self, *, alone: bool = False) -> None:
+        """Lose the frame, and every connection; ``alone``: only the one that it came over."""
         assert self._held is not None
-        self._held.drop()
+        self._held.drop(alone=alone)
 
     def lose_daemon(self) -> None:
         """kill -9 of the daemon, and whatever it had yet to read or to say is lost."""

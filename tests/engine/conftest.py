@@ -18,12 +18,14 @@ from migrated.engine.receiver import Receiver
 from migrated.engine.records import Records
 from migrated.engine.rounds import Tuning
 from migrated.engine.sender import Sender
+from migrated.errors import MigratedError
 from migrated.guests.base import SourceGuest, TargetGuest
 from migrated.memory.region import FileRegion
 from migrated.memory.trackers.hashes import HashTracker
 from migrated.net.channel import SocketChannel
+from migrated.net.streams import Streams
 from migrated.pages import PAGE_SIZE
-from migrated.protocol import DELTA, Aborted, Message, Offer, Role, Support, negotiate
+from migrated.protocol import DELTA, Aborted, Failed, Join, Message, Offer, Role, Support, negotiate
 
 CODECS = {"lz4": tuple(range(10)), "zstd": tuple(range(10))}
 
@@ -129,10 +131,31 @@ class Sides:
     far_events: list[Event] = field(default_factory=list)
     receiver: Receiver | None = None
     features: tuple[str, ...] = (STARTS_GUEST, DELTA)
+    most_streams: int = 8
+    lanes: list[tuple[SocketChannel, SocketChannel]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    joining: list["asyncio.Future[None]"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.observe: Callable[[Event], None] = self.events.append
         self.observe_far: Callable[[Event], None] = self.far_events.append
+
+    async def dial(self) -> SocketChannel:
+        """One more connection to the other side."""
+        pair = await connected()
+        self.lanes.append(pair)
+        self.joining.append(asyncio.ensure_future(self._take_lane(pair[1])))
+        return pair[0]
+
+    async def _take_lane(self, channel: SocketChannel) -> None:
+        try:
+            join = await channel.receive()
+            assert isinstance(join, Join)
+            assert self.receiver is not None
+            await self.receiver.join(channel, join)
+        except MigratedError as error:
+            await channel.send(Failed(error.reason, error.what))
+        await channel.finish()
 
     def sender(self, **changes: Any) -> Sender:
         level = changes.pop("level", 1)
@@ -154,8 +177,9 @@ class Sides:
             self.asked.append(migration_id)
             return self.answer
 
+        self.channel = Streams(self.ends[0], self.dial, self.said.append)
         return Sender(
-            self.ends[0],
+            self.channel,
             self.source,
             SendOptions(**options),
             Tuning("lz4", level, float("inf"), downtime),
@@ -163,12 +187,15 @@ class Sides:
             lambda event: self.observe(event),
             migration_id="5" * 32,
             ask=ask,
+            spread=self.channel.spread,
         )
 
     async def receive(self) -> None:
         offer = await self.ends[1].receive()
         assert isinstance(offer, Offer)
-        support = Support("test", CODECS, 1 << 40, 512, 1, 2, features=self.features)
+        support = Support(
+            "test", CODECS, 1 << 40, 512, 1, 2, features=self.features, streams=self.most_streams
+        )
         accept = negotiate(offer, support)
         self.target.prepare(tuple((region.name, region.size_bytes) for region in offer.regions))
         self.receiver = Receiver(
@@ -190,8 +217,8 @@ class Sides:
         try:
             return await sender.run()
         finally:
-            await self.ends[0].close()
-            await asyncio.gather(far, return_exceptions=True)
+            await self.channel.close()
+            await asyncio.gather(far, *self.joining, return_exceptions=True)
 
 
 @pytest.fixture
@@ -210,18 +237,24 @@ def memory(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-async def sides(tmp_path: Path, memory: Path) -> AsyncIterator[Sides]:
+async def connected() -> tuple[SocketChannel, SocketChannel]:
+    """The source's and the destination's end of a connection, greeted."""
     near, far = socket.socketpair()
-    ends = (
+    return (
         await SocketChannel(near, Role.SOURCE, idle_timeout=20.0, peer="destination").start(),
         await SocketChannel(far, Role.DESTINATION, idle_timeout=20.0, peer="source").start(),
     )
+
+
+@pytest.fixture
+async def sides(tmp_path: Path, memory: Path) -> AsyncIterator[Sides]:
+    ends = await connected()
     source = FileSource(memory)
     target = FileTarget(tmp_path / "arrived")
-    yield Sides(source, target, tmp_path, ends)
+    both = Sides(source, target, tmp_path, ends)
+    yield both
     source.close()
-    for end in ends:
+    for end in (*ends, *(end for lane in both.lanes for end in lane)):
         await end.close()
     if hasattr(target, "regions"):
         target.close()

@@ -353,9 +353,9 @@ async def test_cancelling_gives_the_guest_back_and_says_so(sides: Any) -> None:
 async def test_a_peer_that_damages_a_batch_is_found(sides: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     send_batch = sides.ends[0].send_batch
 
-    async def damaged(header: Any, payload: memoryview) -> None:
+    async def damaged(header: Any, payload: memoryview) -> Any:
         payload[len(payload) // 2] ^= 1
-        await send_batch(header, payload)
+        return await send_batch(header, payload)
 
     monkeypatch.setattr(sides.ends[0], "send_batch", damaged)
     with pytest.raises(PeerFailedError, match="checksum") as caught:

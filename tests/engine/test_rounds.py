@@ -1,5 +1,6 @@
 """What a round asks of its workers, with a stage and a channel that are none."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from migrated.compression.jobs import Packed, ToPack
+from migrated.engine.ports import Sent
 from migrated.engine.rounds import Pusher, Tuning, _spread
 from migrated.pages import PageSet, pages_of_runs
 
@@ -57,13 +59,12 @@ class FakeChannel:
     """Takes ``seconds`` of a clock for each byte."""
 
     def __init__(self, seconds: float) -> None:
-        self.sent_bytes = 0
-        self.now = 0.0
+        self.turn = asyncio.Lock()
         self.seconds = seconds
 
-    async def send_batch(self, header: object, payload: memoryview) -> None:
-        self.sent_bytes += len(payload)
-        self.now += self.seconds * len(payload)
+    async def send_batch(self, header: object, payload: memoryview) -> Sent:
+        async with self.turn:
+            return Sent(len(payload), self.seconds * len(payload), waited=False)
 
 
 class Pushing:
@@ -80,7 +81,6 @@ class Pushing:
             page_size=4096,
             observer=lambda event: None,
             unpacking=lambda: there,
-            clock=lambda: self.channel.now,
         )
 
     async def push(self, number: int, batches: int = 8) -> set[int]:

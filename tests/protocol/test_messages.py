@@ -25,6 +25,8 @@ from migrated.protocol.messages import (
     Digest,
     Estimate,
     Failed,
+    Join,
+    Joined,
     Message,
     Offer,
     Ping,
@@ -80,6 +82,7 @@ OFFERS = VERSIONS.flatmap(
         features=NAMES,
         sender=TEXT,
         facts=FACTS,
+        streams=st.integers(1, 64),
     )
 )
 CAPABILITIES = VERSIONS.flatmap(
@@ -96,6 +99,7 @@ CAPABILITIES = VERSIONS.flatmap(
         decompress_workers=st.integers(1, 64),
         cores=st.integers(0, 64),
         host=st.just("") | NAME,
+        streams=st.integers(1, 64),
     )
 )
 STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
@@ -123,7 +127,10 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
         batch_pages=st.integers(1, 512),
         decompress_workers=st.integers(1, 64),
         features=NAMES,
+        streams=st.integers(1, 64),
     ),
+    Join: st.builds(Join, migration_id=MIGRATION, digest_seed=U64),
+    Joined: st.just(Joined()),
     Refuse: st.builds(Refuse, code=NAME, what=TEXT, hint=TEXT),
     Progress: st.builds(Progress, batches=U32, raw_bytes=U64),
     RoundDone: st.builds(RoundDone, round=COUNT),
@@ -205,6 +212,9 @@ def test_keys_that_came_later_are_written_only_where_they_say_something(
     assert {"cores", "host"}.isdisjoint(old.to_wire())
     new = dataclasses.replace(old, cores=4, host="0a")  # type: ignore[call-arg]
     assert new.to_wire().items() >= {"cores": 4, "host": "0a"}.items()
+    assert all("streams" not in messages[cls].to_wire() for cls in (Offer, Accept, Capabilities))
+    more = dataclasses.replace(messages[Accept], streams=4)  # type: ignore[call-arg]
+    assert more.to_wire()["streams"] == 4
     assert Ping().to_wire() == {}
     assert Ping(b"x").to_wire() == {"padding": b"x"}
 

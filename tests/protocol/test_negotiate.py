@@ -113,6 +113,14 @@ def test_destination_bounds_its_workers(offer: Offer, asked: int, granted: int) 
     assert accepted(dataclasses.replace(offer, decompress_workers=asked)).decompress_workers == granted
 
 
+@pytest.mark.parametrize(("asked", "granted"), [(1, 1), (3, 3), (64, 4)])
+def test_destination_bounds_its_connections(offer: Offer, asked: int, granted: int) -> None:
+    support = dataclasses.replace(SUPPORT, streams=4)
+    assert accepted(dataclasses.replace(offer, streams=asked), support).streams == granted
+    assert accepted(dataclasses.replace(offer, streams=asked)).streams == 1
+    assert support.capabilities().streams == 4
+
+
 def test_limits_follow_from_offer_and_accept(offer: Offer, accept: Accept) -> None:
     assert limits_of(offer, accept) == BatchLimits(
         batch_pages=64, page_size=4096, region_pages=(256, 1), codecs=2, deltas=True
@@ -127,6 +135,7 @@ def test_limits_follow_from_offer_and_accept(offer: Offer, accept: Accept) -> No
         ({"codecs": ("lz4", "brotli")}, "codecs that were not offered"),
         ({"features": ("teleport",)}, "features that were not offered"),
         ({"batch_pages": 65}, "65 pages a batch"),
+        ({"streams": 2}, "2 connections"),
     ],
 )
 def test_accept_beyond_the_offer_is_the_destinations_fault(

@@ -3,7 +3,10 @@ from migrated.protocol.batch import BatchHeader
 from migrated.protocol.messages import MESSAGES, Aborted, Cancel, Commit, Failed, Ping, Pong
 from migrated.protocol.states import FINAL_STATES, TRANSITIONS, Role, State, next_state, render
 
-BEFORE_COMMIT = set(State) - FINAL_STATES - {State.COMMITTING, State.CANCELLING}
+STREAMS = {State.JOINING, State.STREAMING}
+"""Of a connection that only carries batches: the migration's first one says all else."""
+
+BEFORE_COMMIT = set(State) - FINAL_STATES - STREAMS - {State.COMMITTING, State.CANCELLING}
 
 
 def test_docstring_is_drawn_from_the_tables() -> None:
@@ -68,7 +71,20 @@ def test_after_commit_the_source_can_only_wait() -> None:
 
 
 def test_batches_flow_only_while_copying() -> None:
-    assert {state for state in State if BatchHeader in TRANSITIONS[Role.SOURCE][state]} == {State.COPYING}
+    flowing = {state for state in State if BatchHeader in TRANSITIONS[Role.SOURCE][state]}
+    assert flowing == {State.COPYING, State.STREAMING}
+
+
+def test_a_stream_carries_nothing_but_batches() -> None:
+    assert set(TRANSITIONS[Role.SOURCE][State.JOINING]) == {Ping, Pong}
+    assert set(TRANSITIONS[Role.SOURCE][State.STREAMING]) == {BatchHeader, Ping, Pong}
+    ways = {
+        (state, event)
+        for state in State
+        for event, after in TRANSITIONS[Role.SOURCE][state].items()
+        if after in STREAMS
+    }
+    assert {state for state, _ in ways} == {State.OPENING, *STREAMS}
 
 
 def test_keepalive_changes_nothing() -> None:

@@ -134,7 +134,7 @@ def test_gauges_end_with_their_migration(metrics: Metrics, begin: Begin, complet
     assert value(metrics, "expected_downtime_seconds", role="source", guest="db") == 0.25
     assert value(metrics, "remaining_bytes", role="source", guest="db") == 1280 * 4096
     assert value(metrics, "running_migrations", role="source", state="pre-copy") == 1
-    assert len(series(metrics, 'guest="db"')) == 4
+    assert len(series(metrics, 'guest="db"')) == 5
     tell(observer, *complete)
     assert series(metrics, 'guest="db"') == []
     assert value(metrics, "running_migrations", role="source", state="pre-copy") == 0
@@ -143,7 +143,8 @@ def test_gauges_end_with_their_migration(metrics: Metrics, begin: Begin, complet
 def test_a_destination_shows_only_what_it_knows(metrics: Metrics, begin: Begin) -> None:
     tell(metrics.observer(Role.DESTINATION), *begin(role=Role.DESTINATION)[:-1])
     assert [re.split("[{ ]", line)[0] for line in series(metrics, "guest=")] == [
-        "migrated_throughput_bytes_per_second"
+        "migrated_throughput_bytes_per_second",
+        "migrated_connections",
     ]
 
 

@@ -1,0 +1,228 @@
+"""A migration over several connections: what is lost with one of them, and what is said on which."""
+
+import asyncio
+import filecmp
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from migrated.engine.events import Finished
+from migrated.engine.records import Outcome, Records
+from migrated.errors import ConnectionLostError, PeerFailedError, ProtocolError, UnreachableError
+from migrated.net.channel import SocketChannel
+from migrated.protocol import BatchHeader, Join, Message, RoundEnd
+
+ID = "5" * 32
+SMALL_BATCHES = 16
+"""Pages: a hundred batches of 64 KiB."""
+
+
+def sender(sides: Any, streams: int) -> Any:
+    """A sender that waits with its batches until all are there: this memory would be gone before the first joins."""
+    made = sides.sender(streams=streams, batch_pages=SMALL_BATCHES)
+    send_batch = sides.channel.send_batch
+
+    async def later(header: BatchHeader, payload: memoryview) -> Any:
+        async with asyncio.timeout(20):
+            while sides.channel.connections < streams:
+                await asyncio.sleep(0.001)
+        return await send_batch(header, payload)
+
+    sides.channel.send_batch = later
+    return made
+
+
+def assert_given_back(sides: Any) -> None:
+    assert sides.source.calls[-1] == "resume"
+    assert not sides.target.path.exists()
+    record = Records(sides.folder / "incoming").read(ID)
+    assert record is not None
+    assert record.outcome is Outcome.ABORTED
+
+
+async def test_batches_take_every_connection(sides: Any) -> None:
+    report = await sides.move(sender(sides, 4))
+    assert filecmp.cmp(sides.source.path, sides.target.path, shallow=False)
+    assert report.connections == 4
+    carried = [far.received_bytes for _, far in ((None, sides.ends[1]), *sides.lanes)]
+    assert min(carried) > 256 << 10
+    assert report.wire_bytes == sum(carried)
+    (arrived,) = [event.report for event in sides.far_events if isinstance(event, Finished)]
+    assert (arrived.connections, arrived.wire_bytes) == (4, report.wire_bytes)
+    assert sides.said == []
+
+
+async def test_a_round_waits_for_batches_of_the_other_connections(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the round is read before the first of its batches."""
+    ended = asyncio.Event()
+    receive, receive_payload = SocketChannel.receive, SocketChannel.receive_payload
+
+    async def seen(self: SocketChannel) -> Message | BatchHeader:
+        message = await receive(self)
+        if isinstance(message, RoundEnd):
+            ended.set()
+        return message
+
+    async def slow(self: SocketChannel, into: memoryview) -> None:
+        if self is not sides.ends[1]:
+            async with asyncio.timeout(20):
+                await ended.wait()
+        await receive_payload(self, into)
+
+    monkeypatch.setattr(SocketChannel, "receive", seen)
+    monkeypatch.setattr(SocketChannel, "receive_payload", slow)
+    moving = sender(sides, 2)
+    begun: list[BatchHeader] = []
+
+    async def one_of_them(header: BatchHeader, payload: memoryview) -> Any:
+        begun.append(header)
+        if len(begun) == 1:
+            while sides.channel.connections < 2:
+                await asyncio.sleep(0.001)
+            return await sides.lanes[0][0].send_batch(header, payload)
+        return await sides.ends[0].send_batch(header, payload)
+
+    sides.channel.send_batch = one_of_them
+    await sides.move(moving)
+    assert ended.is_set()
+    assert filecmp.cmp(sides.source.path, sides.target.path, shallow=False)
+
+
+async def test_a_connection_that_is_lost_in_the_middle_ends_it(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrated.net.streams._REASON_SECONDS", 0.05)
+    monkeypatch.setattr("migrated.engine.receiver._REASON_SECONDS", 0.05)
+    moving = sender(sides, 3)
+    receive_payload = SocketChannel.receive_payload
+
+    async def cut(self: SocketChannel, into: memoryview) -> None:
+        if sides.lanes and self is sides.lanes[0][1] and self.received_bytes > 256 << 10:
+            self.lose(ConnectionLostError("a cable was pulled"))
+        await receive_payload(self, into)
+
+    monkeypatch.setattr(SocketChannel, "receive_payload", cut)
+    with pytest.raises((ConnectionLostError, PeerFailedError), match=r"connection.* lost|closed"):
+        await sides.move(moving)
+    assert_given_back(sides)
+
+
+async def test_what_the_destination_says_is_the_reason(sides: Any) -> None:
+    """It comes over the first connection, while the others just end."""
+    moving = sender(sides, 3)
+    send_batch = SocketChannel.send_batch
+
+    async def damaged(self: SocketChannel, header: BatchHeader, payload: memoryview) -> Any:
+        if self is not sides.ends[0]:
+            payload[len(payload) // 2] ^= 1
+        return await send_batch(self, header, payload)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SocketChannel, "send_batch", damaged)
+        with pytest.raises(PeerFailedError, match="checksum"):
+            await sides.move(moving)
+    assert_given_back(sides)
+
+
+async def test_it_goes_on_with_the_connections_that_it_gets(sides: Any) -> None:
+    moving = sides.sender(streams=3, batch_pages=SMALL_BATCHES)
+    dial, send_batch = sides.dial, sides.channel.send_batch
+    tries: list[str] = []
+
+    async def once() -> SocketChannel:
+        tries.append("dial")
+        if len(tries) > 1:
+            raise UnreachableError("the firewall says no")
+        return await dial()  # type: ignore[no-any-return]
+
+    async def later(header: BatchHeader, payload: memoryview) -> Any:
+        async with asyncio.timeout(20):
+            while not sides.said:
+                await asyncio.sleep(0.001)
+        return await send_batch(header, payload)
+
+    sides.channel._dial, sides.channel.send_batch = once, later
+    report = await sides.move(moving)
+    assert filecmp.cmp(sides.source.path, sides.target.path, shallow=False)
+    assert report.connections == 2
+    assert sides.said == ["2 of 3 connections are in use: the firewall says no"]
+
+
+@pytest.mark.parametrize(
+    ("most", "wanted", "change", "why"),
+    [
+        (2, 4, {}, ""),
+        (4, 2, {"count": 3}, "takes no more connections"),
+        (4, 2, {"digest_seed": 1}, "is somebody else's"),
+    ],
+)
+async def test_the_destination_bounds_them(
+    sides: Any, most: int, wanted: int, change: dict[str, int], why: str
+) -> None:
+    sides.most_streams = most
+    moving = sides.sender(streams=wanted)
+    asked: list[tuple[int, Join]] = []
+
+    def spread(count: int, join: Join) -> None:
+        asked.append((count, join))
+        seed = change.get("digest_seed", join.digest_seed)
+        sides.channel.spread(change.get("count", count), replace(join, digest_seed=seed))
+
+    async def later(header: BatchHeader, payload: memoryview) -> Any:
+        async with asyncio.timeout(20):
+            while sides.channel.connections < count - len(sides.said) and not sides.said:
+                await asyncio.sleep(0.001)
+        return await send_batch(header, payload)
+
+    count = 2
+    moving._spread = spread
+    send_batch, sides.channel.send_batch = sides.channel.send_batch, later
+    report = await sides.move(moving)
+    assert [count for count, _ in asked] == [min(most, wanted)]
+    assert report.connections == (1 if "digest_seed" in change else 2)
+    assert why in "".join(sides.said)
+    assert bool(why) == bool(sides.said)
+    assert filecmp.cmp(sides.source.path, sides.target.path, shallow=False)
+
+
+async def test_a_batch_that_never_came_is_missed(sides: Any) -> None:
+    """The other connection, over which it might have come, ends without a batch."""
+    moving = sender(sides, 2)
+    only_first = sides.ends[0].send_batch
+    sides.channel.send_batch = only_first
+    send = sides.channel.send
+
+    async def boasting(message: Message) -> None:
+        if isinstance(message, RoundEnd):
+            message = replace(message, batches=message.batches + 1)
+        await send(message)
+        if isinstance(message, RoundEnd):
+            async with asyncio.timeout(20):
+                while sides.channel.connections < 2:
+                    await asyncio.sleep(0.001)
+            await sides.lanes[0][0].close()
+
+    sides.channel.send = boasting
+    with pytest.raises(PeerFailedError, match=r"ends round 1 with \d+ batches"):
+        await sides.move(moving)
+    assert_given_back(sides)
+
+
+async def test_no_batch_is_taken_once_all_were_compared(sides: Any) -> None:
+    headers: list[BatchHeader] = []
+    moving = sender(sides, 2)
+    send_batch = sides.channel.send_batch
+
+    async def kept(header: BatchHeader, payload: memoryview) -> Any:
+        headers.append(header)
+        return await send_batch(header, payload)
+
+    sides.channel.send_batch = kept
+    report = await sides.move(moving)
+    lane = sides.receiver._lanes[1]
+    late = replace(headers[-1], round=report.rounds + 1, sequence=lane.batches + 1)
+    with pytest.raises(ProtocolError, match="where none was due"):
+        await sides.receiver._batch(late, lane)
