@@ -79,6 +79,7 @@ class Daemon:
         self._receivers: dict[str, Receiver] = {}
         self._taken: dict[str, str] = {}
         self._offers = 0
+        self._joined = 0
         self._finished: dict[str, Progress] = {}
         self._draining = False
         self._idle = asyncio.Event()
@@ -210,7 +211,17 @@ class Daemon:
         receiver = self._receivers.get(join.migration_id)
         if receiver is None:
             raise RefusedError(f"no migration {join.migration_id} takes pages here", "", "join")
-        await receiver.join(channel, join)
+        serve = self._settings.serve
+        if self._joined >= serve.max_connections - serve.max_migrations - 1:
+            # Offers, and the question how a migration ended, must find room.
+            raise RefusedError(
+                "the destination has no more connections to spare", "raise max_connections there", "join"
+            )
+        self._joined += 1
+        try:
+            await receiver.join(channel, join)
+        finally:
+            self._joined -= 1
 
     async def _first(self, channel: SocketChannel) -> Message | BatchHeader:
         seconds = self._settings.serve.handshake_timeout

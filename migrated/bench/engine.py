@@ -32,9 +32,9 @@ _LINK_BITS = 1e9
 _LONG_RUNS = 3
 """Runs of what takes long and hardly varies, at most."""
 
-_ROUND_TRIPS = (0, 20, 50, 100)
+_ROUND_TRIPS = (0, 10, 20, 50, 100)
 """Milliseconds."""
-_STREAMS = (1, 4)
+_STREAMS = (1, 2, 4)
 _SIZES_GIB = (1, 2, 4, 8)
 _TIMES_IN_MEMORY = 2.5
 """Both sides have the guest's memory on this host: sizes that do not fit are left out."""

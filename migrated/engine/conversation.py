@@ -4,7 +4,7 @@ import asyncio
 from typing import TypeVar
 
 from migrated.engine.ports import Channel
-from migrated.errors import MigratedError, PeerFailedError, ProtocolError, RefusedError
+from migrated.errors import ConnectionLostError, MigratedError, PeerFailedError, ProtocolError, RefusedError
 from migrated.protocol import (
     Aborted,
     Accept,
@@ -65,6 +65,8 @@ class Conversation:
 
     def _heard(self, message: Message | BatchHeader) -> None:
         match message:
+            case Failed(code=ConnectionLostError.reason):  # one of several, and the other side noticed first
+                raise ConnectionLostError(message.what, message.hint)
             case Failed():
                 raise PeerFailedError(f"the destination failed: {message.what}", message.hint, message.code)
             case Aborted() if not self.committed:

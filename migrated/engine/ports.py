@@ -30,6 +30,9 @@ class Channel(Protocol):
     def connections(self) -> int:
         """How many carry batches by now."""
 
+    def carried(self) -> None:
+        """All batches have arrived, and none is sent any more: connections that only carry them may end."""
+
     @property
     def sent_bytes(self) -> int:
         """All bytes given to the network so far."""

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import xxhash
@@ -34,6 +33,7 @@ from migrated.engine.events import (
     StateChanged,
 )
 from migrated.engine.events import Failed as FailedEvent
+from migrated.engine.lanes import Lane, Lanes
 from migrated.engine.options import MAX_DEVICE_STATE, START_FAILED
 from migrated.engine.ports import Channel, in_thread, readable, see_through
 from migrated.engine.progress import Progress as Shown
@@ -65,7 +65,6 @@ from migrated.protocol import (
     Estimate,
     Failed,
     Join,
-    Joined,
     Message,
     Offer,
     Ping,
@@ -93,17 +92,6 @@ _FRESH = 0.2
 """Weight of a batch in the running mean of what one takes."""
 
 _MOST_PICOSECONDS = (1 << 32) - 1
-
-_REASON_SECONDS = 1.0
-"""How long a lost connection that only carries batches waits for the first one to say why."""
-
-
-@dataclass(slots=True)
-class _Lane:
-    """A connection that batches come over, and how many have."""
-
-    channel: Channel
-    batches: int = 0
 
 
 class Receiver:
@@ -140,7 +128,6 @@ class Receiver:
         self._was_running = True
         self._commit_answered = False
         self._outcome: Running | Failed | None = None
-        self._complete = False
         self._compared = False
         self._device_bytes = 0
         self._device_checksum = xxhash.xxh3_64()
@@ -155,12 +142,14 @@ class Receiver:
         self._told = 0.0
         self._unpacking = 0.0
         self._raw_bytes = 0
-        self._round_batches = 0
-        self._arrived = asyncio.Event()
-        self._lanes = [_Lane(channel)]
-        self._reading: set[asyncio.Task[None]] = set()
-        self._open = asyncio.Event()
-        self._over = asyncio.Event()
+        self._lanes = Lanes(
+            channel,
+            most=accept.streams,
+            take=self._batch,
+            fail=self.cancel,
+            grown=lambda count: self._observe(Connected(count)),
+        )
+        self._ending = False
         self._commit_turn = asyncio.Lock()
         self._stage = Stage(
             target.regions,
@@ -183,7 +172,7 @@ class Receiver:
 
     def cancel(self, error: MigratedError) -> None:
         """Abort with ``error``, unless it is decided already."""
-        if self.decided.is_set() or self._reader is None or self._broken is not None:
+        if self.decided.is_set() or self._reader is None or self._broken is not None or self._ending:
             return
         self._broken = error
         self._reader.cancel()
@@ -199,6 +188,7 @@ class Receiver:
             with readable(self._target.watched(), lambda: self.cancel(self._target.why_ended())):
                 await self._take()
         except asyncio.CancelledError as cancelled:
+            self._ending = True
             if self.decided.is_set():
                 if self._commit_answered:
                     return  # COMMIT came over another connection; this one has nothing more to say
@@ -207,13 +197,14 @@ class Receiver:
             await see_through(self._abort(error))
             raise error from None
         except BaseException as error:
+            self._ending = True
             await see_through(self._abort(error))
             raise
         finally:
             try:
                 await see_through(self._put_away())
             finally:
-                self._over.set()
+                self._lanes.end()
 
     async def join(self, channel: Channel, join: Join) -> None:
         """Take batches from another connection of the same source, too, until the migration ends.
@@ -222,56 +213,7 @@ class Receiver:
         """
         if join.digest_seed != self._offer.digest_seed:
             raise RefusedError(f"migration {self.migration_id} is somebody else's", "", "join")
-        if len(self._lanes) >= self._accept.streams or self._complete or self._aborted:
-            raise RefusedError(f"migration {self.migration_id} takes no more connections", "", "join")
-        lane = _Lane(channel)
-        self._lanes.append(lane)
-        over = asyncio.ensure_future(self._over.wait())
-        reading = asyncio.get_running_loop().create_task(self._read(lane))
-        self._reading.add(reading)
-        try:
-            await asyncio.wait({over, reading}, return_when=asyncio.FIRST_COMPLETED)
-            if not over.done() and not reading.cancelled() and (error := reading.exception()) is not None:
-                await self._lane_lost(lane, error, over)
-            if lane in self._lanes:
-                await over  # a connection that goes before the reason is told would be taken for it
-        finally:
-            for task in (over, reading):
-                task.cancel()
-            await asyncio.gather(over, reading, return_exceptions=True)
-            self._reading.discard(reading)
-
-    async def _read(self, lane: _Lane) -> None:
-        """Take batches until the connection ends."""
-        await self._open.wait()
-        lane.channel.agree(self._limits())
-        await lane.channel.send(Joined())
-        self._observe(Connected(len(self._lanes)))
-        while True:
-            match await lane.channel.receive():
-                case BatchHeader() as header:
-                    await self._batch(header, lane)
-                case Ping():
-                    await lane.channel.send(Pong())
-                case _:
-                    pass
-
-    async def _lane_lost(self, lane: _Lane, error: BaseException, over: "asyncio.Future[Any]") -> None:
-        """A connection ended early: pages may have been lost with it, unless they are all known to be here."""
-        if isinstance(error, ConnectionLostError):
-            if (
-                not lane.batches
-            ):  # the source may do without it; a batch that is missing is found by their number
-                self._lanes.remove(lane)
-                self._arrived.set()
-                return
-            await asyncio.wait({over}, timeout=_REASON_SECONDS)
-            if over.done() or self._compared:
-                return
-            error = ConnectionLostError(f"one of {len(self._lanes)} connections was lost: {error}")
-        self.cancel(
-            error if isinstance(error, MigratedError) else MigratedError(f"taking pages failed: {error!r}")
-        )
+        await self._lanes.join(channel)
 
     def _limits(self) -> BatchLimits:
         return BatchLimits(
@@ -284,15 +226,16 @@ class Receiver:
 
     async def _take(self) -> None:
         self._observe(StateChanged(State.SETUP))
-        self._channel.agree(self._limits())
+        limits = self._limits()
+        self._channel.agree(limits)
         await self._channel.send(self._accept)
         await self._stage.start()
-        self._open.set()
+        self._lanes.open(limits)
         self._observe(self._started())
         self._observe(StateChanged(State.PRE_COPY))
         self._round_began = self._clock()
         while not self.decided.is_set():
-            await self._handle(await self._channel.receive())
+            await self._handle(await self._lanes.receive())
 
     def _started(self) -> Started:
         codec = self._accept.codecs[0] if self._accept.codecs else RAW
@@ -313,7 +256,7 @@ class Receiver:
     async def _handle(self, message: Message | BatchHeader) -> None:
         match message:
             case BatchHeader():
-                await self._batch(message, self._lanes[0])
+                await self._batch(message, self._lanes.first)
             case RoundEnd():
                 await self._end_round(message)
             case Digest():
@@ -351,12 +294,12 @@ class Receiver:
             )
         )
 
-    async def _batch(self, header: BatchHeader, lane: _Lane) -> None:
+    async def _batch(self, header: BatchHeader, lane: Lane) -> None:
         lane.batches += 1
-        if header.sequence != lane.batches or header.round != self._rounds + 1 or self._complete:
+        if header.sequence != lane.batches or header.round != self._rounds + 1 or self._lanes.complete:
             raise ProtocolError(
                 f"batch {header.sequence} of round {header.round} came where "
-                + ("none" if self._complete else f"batch {lane.batches} of round {self._rounds + 1}")
+                + ("none" if self._lanes.complete else f"batch {lane.batches} of round {self._rounds + 1}")
                 + " was due"
             )
         if self._shown_round != header.round:
@@ -368,8 +311,7 @@ class Receiver:
         except BaseException:
             self._stage.give_slot(slot)
             raise
-        self._round_batches += 1
-        self._arrived.set()
+        self._lanes.came()
         task = asyncio.get_running_loop().create_task(self._place(header, slot))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
@@ -441,29 +383,22 @@ class Receiver:
         while self._pending:
             await asyncio.wait(set(self._pending))
 
-    async def _stop_reading(self) -> None:
-        """No batch comes any more, over whichever connection."""
-        for task in self._reading:
-            task.cancel()
-        await asyncio.gather(*self._reading, return_exceptions=True)
-
     async def _put_away(self) -> None:
-        await self._stop_reading()
+        await self._lanes.stop()
         await self._drain()
         await self._stage.close()
 
     async def _end_round(self, message: RoundEnd) -> None:
         """The barrier: every page of the round is in place before one of the next is touched."""
-        # Those of other connections may still be on their way.
-        while len(self._lanes) > 1 and self._round_batches < message.batches:
-            self._arrived.clear()
-            await self._arrived.wait()
+        await self._lanes.rest_of_round(message.batches, self._handle)
         await self._drain()
         if self._broken is not None:
             raise self._broken
         ended = (message.round, message.batches, message.pages)
-        had = (self._rounds + 1, self._round_batches, self._round_pages)
+        had = (self._rounds + 1, self._lanes.arrived, self._round_pages)
         if ended != had:
+            if self._lanes.error is not None:
+                raise self._lanes.error
             raise ProtocolError(
                 "the source ends round {} with {} batches and {} pages; ".format(*ended)
                 + "round {} had {} and {}".format(*had)
@@ -473,7 +408,7 @@ class Receiver:
         self._observe(
             RoundFinished(message.round, now - self._round_began, self._round_pages, self._round_bytes)
         )
-        self._round_began, self._round_batches, self._round_pages, self._round_bytes = now, 0, 0, 0
+        self._round_began, self._lanes.arrived, self._round_pages, self._round_bytes = now, 0, 0, 0
         await self._channel.send(RoundDone(message.round))
 
     # -- switchover --------------------------------------------------------------------------------
@@ -481,7 +416,7 @@ class Receiver:
     async def _compare(self, message: Digest) -> None:
         if self._shown_round > self._rounds:
             raise ProtocolError("the source sent its digest in the middle of a round")
-        self._complete = True
+        self._lanes.complete = True
         self._observe(StateChanged(State.STOP_AND_COPY))
         if self._offer.verify_full:
             ours = tuple([await self._stage.reread(n) for n in range(len(self._target.regions))])
@@ -592,7 +527,7 @@ class Receiver:
             self._aborted = True  # also if the record can't be written: what is discarded now never runs
             known = error if isinstance(error, MigratedError) else MigratedError(f"it stopped: {error!r}")
             self._why_aborted = relayed(known, THIS_SIDE)[0]
-            await self._stop_reading()
+            await self._lanes.stop()
             await self._drain()
             await self._record_aborted()
             try:
@@ -602,7 +537,7 @@ class Receiver:
             cancelled = isinstance(error, CancelledByPersonError)
             self._observe(FailedEvent(known.reason, known.what, known.hint))
             self._observe(StateChanged(State.CANCELLED if cancelled else State.FAILED))
-        if not isinstance(error, ConnectionLostError):
+        if not isinstance(error, ConnectionLostError) or error is self._lanes.error:
             with contextlib.suppress(MigratedError, TimeoutError):
                 async with asyncio.timeout(_TELL_SECONDS):
                     await self._channel.send(Failed(known.reason, *relayed(known, THIS_SIDE)))
@@ -638,12 +573,12 @@ class Receiver:
             raw_bytes=shown.raw_bytes,
             raw_bytes_by_codec=dict(shown.raw_bytes_by_codec),
             delta_pages=shown.delta_pages,
-            wire_bytes=sum(lane.channel.received_bytes for lane in self._lanes),
+            wire_bytes=self._lanes.received_bytes,
             codec=shown.codec,
             level=0,
             page_size=self._offer.page_size,
             tracker="",
             digest=f"{self._digest:016x}",
-            connections=len(self._lanes),
+            connections=self._lanes.count,
             moved=self._target.starts_guest,
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from migrated import __version__
 from migrated.compression.policy import NONE
-from migrated.compression.stage import Stage
+from migrated.compression.stage import Stage, slot_count
 from migrated.engine.conversation import Conversation
 from migrated.engine.events import (
     Event,
@@ -232,7 +232,7 @@ class Sender:
             features=(STARTS_GUEST, DELTA) if options.delta_cache else (STARTS_GUEST,),
             sender=f"migrated {__version__}",
             facts=tuple(guest.facts.items()),
-            streams=options.streams,
+            streams=min(options.streams, slot_count(options.compress_workers) - 1),
         )
 
     async def _copy_and_switch(self, accept: Accept) -> Stopwatch:

@@ -114,6 +114,7 @@ class Switchover:
         sending = asyncio.ensure_future(devices.send(self._channel))
         try:
             await self._conversation.barrier(self._rounds.round)
+            self._channel.carried()
             stopwatch.lap("last round")
             has_devices = await sending
             self.complete = True

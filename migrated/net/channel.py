@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from dataclasses import replace
 from typing import Self
 
@@ -57,6 +58,7 @@ class SocketChannel:
         self._opened = role is not Role.SOURCE
         self._idle_timeout = idle_timeout
         self._pacer = Pacer()
+        self._finish_seconds = _FINISH_SECONDS
         self._batches = 0
         self._batch_turn = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -86,6 +88,9 @@ class SocketChannel:
         """How many carry batches: this one."""
         return 1
 
+    def carried(self) -> None:
+        """No batch is sent any more."""
+
     @property
     def sending(self) -> bool:
         """Whether a send is under way, so that another would wait for it."""
@@ -99,9 +104,12 @@ class SocketChannel:
         """Limit what is sent from now on; infinity for no limit."""
         self._pacer.set_rate(bytes_per_second)
 
-    def share_rate(self, other: "SocketChannel") -> None:
-        """Both together keep within the limit of the ``other`` from now on."""
-        self._pacer = other._pacer
+    def help(self, first: "SocketChannel") -> None:
+        """Only carry batches of the session that ``first`` holds, both together within its rate limit. A send that is
+        cancelled is not finished then: that would take time on the link from what ``first`` has to say."""
+        self._pacer = first._pacer
+        self._pacer.sharers += 1
+        self._finish_seconds = 0.0
 
     @property
     def round_trip(self) -> float:
@@ -128,12 +136,14 @@ class SocketChannel:
         waited = self._batch_turn.locked()
         # Batches wait here, and a control message between two of them for one at most.
         async with self._batch_turn:
-            began = self._loop.time()
+            began = (
+                time.monotonic()
+            )  # the loop's own time has whole milliseconds, and stands still in a callback
             async with self._turn:
                 head = self._connection.send_batch(replace(header, sequence=self._batches + 1))
                 self._batches += 1
                 await self._write(head, payload)
-            return Sent(len(head) + len(payload), self._loop.time() - began, waited)
+            return Sent(len(head) + len(payload), time.monotonic() - began, waited)
 
     async def _write(self, *parts: bytes | memoryview) -> None:
         writing = self._loop.create_task(self._send_all(parts))
@@ -142,7 +152,7 @@ class SocketChannel:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             try:
-                await asyncio.wait({writing}, timeout=_FINISH_SECONDS)
+                await asyncio.wait({writing}, timeout=self._finish_seconds)
             finally:
                 if not writing.done():
                     self._tear(ConnectionLostError(f"sending to {self.peer} was cancelled in the middle"))

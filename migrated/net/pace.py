@@ -24,6 +24,8 @@ class Pacer:
 
     def __init__(self, rate: float = math.inf) -> None:
         self.rate = rate
+        self.sharers = 1
+        """Connections that take turns with their pieces: a peer hears of each only that often."""
         self._ready_at = 0.0
 
     def set_rate(self, rate: float) -> None:
@@ -36,7 +38,7 @@ class Pacer:
         if math.isinf(self.rate):
             return 0
         burst = max(_SMALLEST_PIECE, int(self.rate * _BURST_SECONDS))
-        return max(1, min(burst, int(self.rate * _PIECE_SECONDS)))
+        return max(1, min(burst, int(self.rate * _PIECE_SECONDS / self.sharers)))
 
     def delay(self, size: int, now: float) -> float:
         """Take ``size`` bytes from the bucket at ``now``; return the seconds to wait before they are sent."""

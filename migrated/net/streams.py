@@ -46,6 +46,7 @@ class Streams:
         self._say = say
         self._grown = grown
         self._limits: BatchLimits | None = None
+        self._carried = False
         self._lanes = [first]
         self._idle: asyncio.Queue[SocketChannel] = asyncio.Queue()
         self._idle.put_nowait(first)
@@ -80,6 +81,10 @@ class Streams:
         """Limit what all of them send together from now on; infinity for no limit."""
         self._first.set_rate(bytes_per_second)
 
+    def carried(self) -> None:
+        """All batches have arrived: what becomes of the other connections does not matter any more."""
+        self._carried = True
+
     def spread(self, count: int, join: Join) -> None:
         """Have ``count`` connections in all, by and by; each new one begins with ``join``."""
         if count > 1:
@@ -108,7 +113,7 @@ class Streams:
         assert self._limits is not None, "agree() comes before spread()"
         lane = await self._dial()
         try:
-            lane.share_rate(self._first)
+            lane.help(self._first)
             await lane.send(join)
             answer = await _answer(lane)
             if isinstance(answer, Failed):
@@ -131,6 +136,8 @@ class Streams:
                 await _answer(lane)
         except MigratedError as error:
             await asyncio.sleep(_REASON_SECONDS)
+            if self._carried:
+                return
             self._first.lose(ConnectionLostError(f"one of {self.connections} connections was lost: {error}"))
 
     async def send(self, message: Message) -> None:
@@ -139,7 +146,7 @@ class Streams:
 
     async def send_batch(self, header: BatchHeader, payload: memoryview) -> Sent:
         """Send a batch straight from its slot, over the first that is idle."""
-        waited = self._idle.empty()
+        waited = self._idle.qsize() < len(self._lanes)  # the link is in use, by whichever of them
         lane = await self._idle.get()
         busy = len(self._lanes) - self._idle.qsize()
         try:

@@ -71,6 +71,17 @@ def test_it_is_cancelled_at_the_source(host: Host) -> None:
     scene.daemon.logged("the source cancelled")
 
 
+def test_they_leave_room_for_questions(host: Host) -> None:
+    scene = a_scene(host, "--streams", "4", *NEVER_DONE, size="8MiB", max_migrations=1, max_connections=3)
+    scene.begin(None, 0)
+    assert "a (demo)" in host.command("capabilities", f"127.0.0.1:{scene.daemon.port}")
+    scene.send.event("connected", connections=2)
+    wait_until(lambda: "2 of 4 connections are in use" in scene.send.out.text, "a note", 10.0)
+    host.command("cancel", scene.id)
+    scene.send.failure(130, "cancelled")
+    scene.stays()
+
+
 def test_one_that_is_cut_before_it_joined_is_done_without(host: Host) -> None:
     scene = a_scene(host, "--streams", "3", *SLOWLY).begin(Joined, 1)
     scene.cut(alone=True)

@@ -134,6 +134,7 @@ class Sides:
     most_streams: int = 8
     lanes: list[tuple[SocketChannel, SocketChannel]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    far_error: BaseException | None = None
     joining: list["asyncio.Future[None]"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -208,6 +209,9 @@ class Sides:
         )
         try:
             await self.receiver.run()
+        except BaseException as error:
+            self.far_error = error
+            raise
         finally:
             await self.ends[1].finish()
 

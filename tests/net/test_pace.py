@@ -81,3 +81,13 @@ def test_a_caller_who_is_never_idle_gets_the_whole_rate(rate: float, sizes: list
     for size in sizes:
         now += pacer.delay(size, now)
     assert now - 100.0 <= sum(sizes) / rate
+
+
+def test_those_who_share_a_limit_take_smaller_pieces() -> None:
+    """Each is heard of only when it is its turn."""
+    pacer = Pacer(40e3)
+    alone = pacer.piece
+    pacer.sharers = 4
+    assert pacer.piece == alone // 4
+    pacer.set_rate(1e9)
+    assert pacer.piece == Pacer(1e9).piece
