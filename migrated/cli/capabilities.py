@@ -47,6 +47,7 @@ def capabilities(
     shown.add_row("largest region", format_size(found.max_region_bytes))
     shown.add_row("pages per batch", f"up to {found.batch_pages_max}")
     shown.add_row("decompress workers", str(found.decompress_workers))
+    shown.add_row("connections", f"{found.streams} a migration")
     shown.add_row("processors", str(found.cores or "not said"))
     shown.add_row("features", ", ".join(found.features) or "none")
     show(shown)
