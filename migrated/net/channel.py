@@ -136,9 +136,8 @@ class SocketChannel:
         waited = self._batch_turn.locked()
         # Batches wait here, and a control message between two of them for one at most.
         async with self._batch_turn:
-            began = (
-                time.monotonic()
-            )  # the loop's own time has whole milliseconds, and stands still in a callback
+            # The loop's own time has whole milliseconds, and stands still in a callback.
+            began = time.monotonic()
             async with self._turn:
                 head = self._connection.send_batch(replace(header, sequence=self._batches + 1))
                 self._batches += 1

@@ -113,7 +113,6 @@ class Streams:
         assert self._limits is not None, "agree() comes before spread()"
         lane = await self._dial()
         try:
-            lane.help(self._first)
             await lane.send(join)
             answer = await _answer(lane)
             if isinstance(answer, Failed):
@@ -121,6 +120,7 @@ class Streams:
             if not isinstance(answer, Joined):
                 raise ProtocolError(f"the destination answered Join with {type(answer).__name__}")
             lane.agree(self._limits)
+            lane.help(self._first)
         except BaseException:
             await lane.close()
             raise
