@@ -205,10 +205,12 @@ class Outgoing:
         first = await connect()
         channel = Streams(first, connect, self._say, lambda count: self._observer(Connected(count)))
         try:
+            # In a thread: to import the codecs takes 10 ms and more, in which nobody else would have a turn.
+            options = await in_thread(self._options, send.streams or streams_for(first.round_trip))
             self._sender = Sender(
                 channel,
                 self._guest,
-                self._options(send.streams or streams_for(first.round_trip)),
+                options,
                 self.tuning,
                 self._records,
                 self._observer,
