@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migrated.engine.ports import Channel
@@ -39,14 +39,16 @@ class MeasuredLink:
     round_trip: float
 
 
-async def measure_link(channel: Channel, *, seconds: float) -> MeasuredLink:
+async def measure_link(
+    channel: Channel, *, seconds: float, clock: Callable[[], float] = time.monotonic
+) -> MeasuredLink:
     """Fill the link for about ``seconds``; a rate limit of the channel is kept.
 
     The connection is of no other use afterwards. ProtocolError: the peer answers no pings; UnreachableError: the
     link is too slow to tell within that time.
     """
-    round_trip = await _round_trip(channel)
-    flood = _Flood(channel)
+    round_trip = await _round_trip(channel, clock)
+    flood = _Flood(channel, clock)
     counting = asyncio.ensure_future(flood.count())
     try:
         await flood.fill(seconds, counting)
@@ -59,16 +61,16 @@ async def measure_link(channel: Channel, *, seconds: float) -> MeasuredLink:
     return MeasuredLink(flood.rate(seconds), round_trip)
 
 
-async def _round_trip(channel: Channel) -> float:
+async def _round_trip(channel: Channel, clock: Callable[[], float]) -> float:
     """The shortest of some."""
     found = []
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             for _ in range(_ROUND_TRIPS):
-                began = time.monotonic()
+                began = clock()
                 await channel.send(Ping())
                 await _pong(channel)
-                found.append(time.monotonic() - began)
+                found.append(clock() - began)
     except TimeoutError as error:
         raise ProtocolError(
             "the destination answers no pings, so the link cannot be measured",
@@ -88,9 +90,10 @@ async def _pong(channel: Channel) -> None:
 class _Flood:
     """Pings as fast as the connection takes them, and when the answer to each came."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, clock: Callable[[], float]) -> None:
         self._channel = channel
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
         self._sent: list[int] = []  # bytes sent up to and with each ping
         self._arrived: list[float] = []
         self._all_sent = False
@@ -99,17 +102,17 @@ class _Flood:
         """Take answers; ends with the last."""
         while not (self._all_sent and len(self._arrived) >= len(self._sent)):
             await _pong(self._channel)
-            self._arrived.append(time.monotonic())
+            self._arrived.append(self._clock())
 
     async def fill(self, seconds: float, counting: "asyncio.Future[None]") -> None:
         """Send for ``seconds``, or until ``counting`` has ended."""
         noise = os.urandom(MAX_PING_PADDING)
         size = _FIRST_PADDING
         ending = self._began + seconds
-        while not counting.done() and ((now := time.monotonic()) < ending or len(self._sent) < _FEWEST):
+        while not counting.done() and ((now := self._clock()) < ending or len(self._sent) < _FEWEST):
             await self._channel.send(Ping(noise[:size]))
             self._sent.append(self._channel.sent_bytes)
-            if time.monotonic() - now < _PING_SECONDS:
+            if self._clock() - now < _PING_SECONDS:
                 size = min(2 * size, MAX_PING_PADDING)
         self._all_sent = True
         if len(self._arrived) >= len(self._sent):

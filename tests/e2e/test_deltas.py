@@ -50,7 +50,6 @@ def test_a_guest_with_sparse_writes_converges_only_with_deltas(host: Host) -> No
     report = host.send(f"shm:{path}", daemon, *flags).report()
     host.kept.add(copy)
     assert report["delta_pages"] >= HOT
-    assert report["downtime_seconds"] < 4 * HOT * 1024 / 5e6
     seen = look(source.pid)
     assert seen is not None
     assert seen.stopped

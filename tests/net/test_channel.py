@@ -183,7 +183,7 @@ async def test_an_orderly_end_waits_for_the_peer_to_have_read_everything(ends: E
     await finishing
 
 
-async def test_a_silent_peer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_peer_is_lost() -> None:
     near, far = socket.socketpair()
     with far:
         channel = await SocketChannel(near, Role.SOURCE, idle_timeout=0.04, peer="there").start()
@@ -192,15 +192,17 @@ async def test_a_silent_peer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
         await channel.close()
 
 
-async def test_who_has_nothing_to_say_says_ping(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_has_nothing_to_say_says_ping() -> None:
     near, far = socket.socketpair()
-    source = await SocketChannel(near, Role.SOURCE, idle_timeout=0.2, peer="there").start()
+    source = await SocketChannel(near, Role.SOURCE, idle_timeout=3.0, peer="there").start()
     destination = await SocketChannel(far, Role.DESTINATION, idle_timeout=60.0, peer="here").start()
     await source.send(Query())
     assert await destination.receive() == Query()
     assert await destination.receive() == Ping()
     await destination.send(Pong())
-    assert await source.receive() == Pong()
+    while (said := await source.receive()) == Ping():  # the other one pings as well
+        pass
+    assert said == Pong()
     await source.close()
     await destination.close()
 

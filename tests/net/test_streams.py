@@ -203,7 +203,7 @@ async def test_the_round_trip_is_the_kernels(far: Far) -> None:
     listener = Listener(Address("127.0.0.1", 0), greeted, idle_timeout=60.0, max_connections=2)
     await listener.start()
     channel = await dial(listener.address, connect_timeout=5.0, idle_timeout=60.0)
-    assert 0 < channel.round_trip < 1
+    assert channel.round_trip > 0
     await channel.close()
     await listener.close()
     await listener.end_all()
