@@ -1,14 +1,18 @@
 """One Zstandard frame a block (RFC 8878), with its size in the header; the checksum is the batch's.
 
-Levels, from 64 MiB of non-zero pages of live processes, Python sources and 9 % random bytes, in blocks of
-256 KiB on one core (ratio, MB/s):
+From 32 MiB of files as a page cache holds them (60 % programs, 25 % texts, 15 % data), on one core (ratio, the best
+MB/s of 7 runs):
 
-    zstd -1  3.57  330     zstd 3  4.01  204     zstd 6  4.17  73     zstd 9   4.20  47     zstd 15  4.46  6
-    zstd 1   3.82  301     zstd 4  4.09   97     zstd 7  4.16  62     zstd 10  4.21  29     zstd 19  4.52  2
-    zstd 2   3.96  254     zstd 5  4.11   85     zstd 8  4.18  57     zstd 12  4.22  14
+                    blocks of 256 KiB    of 1 MiB            of 1 MiB        of 1 MiB
+    zstd 1             2.79  385        2.76  378    fast 14, matches of 6   2.83  373
+    zstd 2             2.90  295        2.87  293    fast 14, matches of 5   2.88  349
+    zstd 3             2.96  221        3.01  221    fast 15, matches of 5   2.91  325
+    zstd 6             3.06   87        3.17   81
 
-Levels 1 to 6 are zstd's own. 7 is left out, since 6 is faster and denser; 10 to 12 give nothing over 9, so
-the best ratio is zstd 15, for links so slow that 6 MB/s a core keep them full.
+In blocks over 256 KiB zstd's own levels 1 and 2 look for matches of 7 and 6 bytes. What memory repeats is shorter,
+pointers and instructions, so the first two levels here look for 5, in a table of 2**14 or 2**15 entries: zstd 2's
+ratio, 10 to 20 % faster. Of zstd's own levels 4 gives no more than 3; 7 is left out, since 6 is faster and denser; 9
+to 12 give nothing over 8, so the best ratio is zstd 15, for links so slow that 10 MB/s a core keep them full.
 """
 
 from typing import TYPE_CHECKING
@@ -23,8 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ZstdCodec"]
 
-ZSTD_LEVELS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 8, 8: 9, 9: 15}
-"""The person's level to zstd's."""
+ZSTD_LEVELS = {3: 3, 4: 4, 5: 5, 6: 6, 7: 8, 8: 9, 9: 15}
+"""The person's level to zstd's, from the third on."""
+
+FAST_HASH_LOGS = {1: 14, 2: 15}
+"""The first two are zstd's fastest strategy with a hash table of 2**so many entries: 64 and 128 KiB."""
+
+_FAST_MATCH = 5
+_FAST_WINDOW_LOG = 20
+"""A window of a whole block."""
 
 
 class ZstdCodec(Codec):
@@ -34,14 +45,12 @@ class ZstdCodec(Codec):
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
-        self._compressor = zstandard.ZstdCompressor(
-            level=ZSTD_LEVELS[level], write_content_size=True, write_checksum=False, write_dict_id=False
-        )
+        self._compressor = zstandard.ZstdCompressor(compression_params=_parameters(level))
         self._decompressor = zstandard.ZstdDecompressor()
 
     @classmethod
     def describe_level(cls, level: int) -> str:
-        return f"zstd {ZSTD_LEVELS[level]}"
+        return f"zstd {ZSTD_LEVELS[level]}" if level in ZSTD_LEVELS else f"zstd fast {FAST_HASH_LOGS[level]}"
 
     def compress_into(self, source: "Buffer", target: memoryview) -> int:
         packed = self._compressor.compress(memoryview(source))
@@ -66,3 +75,19 @@ class ZstdCodec(Codec):
         if len(raw) != size:
             raise IntegrityError(f"a zstd frame holds {len(raw)} bytes instead of {size}")
         target[:] = raw
+
+
+def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
+    frame = {"write_content_size": True, "write_checksum": False, "write_dict_id": False}
+    if level in ZSTD_LEVELS:
+        return zstandard.ZstdCompressionParameters.from_level(ZSTD_LEVELS[level], **frame)
+    return zstandard.ZstdCompressionParameters(
+        window_log=_FAST_WINDOW_LOG,
+        chain_log=FAST_HASH_LOGS[level],
+        hash_log=FAST_HASH_LOGS[level],
+        search_log=1,
+        min_match=_FAST_MATCH,
+        target_length=0,
+        strategy=zstandard.STRATEGY_FAST,
+        **frame,
+    )

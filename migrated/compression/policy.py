@@ -119,7 +119,7 @@ SURELY = 1.1
 """How much slower no compression must look before anything is compressed: workers that seem free may run on cores
 that are not, the guest's or the event loop's."""
 
-_FRUGAL = 0.1
+_FRUGAL = 0.03
 """Weight of the ones that are not the slowest: of choices that take as long, the one that takes less of all."""
 
 

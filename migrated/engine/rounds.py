@@ -24,7 +24,7 @@ _SHARE = 4
 """Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
 
 _SMALLEST_BATCH = 64
-"""Pages. Below one block (256 KiB) the cost of a task outweighs what is won by spreading it."""
+"""Pages. Below 256 KiB the cost of a task outweighs what is won by spreading it."""
 
 
 _SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 12, 16

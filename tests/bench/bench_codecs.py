@@ -1,4 +1,4 @@
-"""Ratio and speed of every installed codec, at blocks of 4, 64 and 256 KiB, on one core.
+"""Ratio and speed of every installed codec, at blocks of 4, 64, 256 and 1024 KiB, on one core.
 
     .venv/bin/python tests/bench/bench_codecs.py
     .venv/bin/python tests/bench/bench_codecs.py --image guest.mem --codecs zlib,zstd --levels 1,2,3
@@ -17,9 +17,12 @@ import numpy as np
 
 from migrated.compression import registry
 from migrated.memory.linux.heap import keep_large_blocks
+from migrated.protocol import BLOCK_BYTES
 
 PAGE = 4096
 MIB = 1 << 20
+SIZES = 4, 64, 256, BLOCK_BYTES >> 10
+"""KiB."""
 
 
 def synthetic(size: int) -> bytes:
@@ -109,12 +112,12 @@ def main() -> None:
     else:
         data = memoryview(synthetic(options.mib * MIB))
         print(f"{len(data) / MIB:.0f} MiB of SYNTHETIC data: compare codecs with it, not guests")
-    print(f"{'':24}" + "".join(f"{f'{size} KiB: ratio, MB/s, decode':>32}" for size in (4, 64, 256)))
+    print(f"{'':24}" + "".join(f"{f'{size} KiB: ratio, MB/s, decode':>32}" for size in SIZES))
     for name in options.codecs.split(","):
         labels = registry.info(name).levels
         for level in map(int, options.levels.split(",")):
             cells = []
-            for size in (4, 64, 256):
+            for size in SIZES:
                 step = size * 1024
                 blocks = [data[start : start + step] for start in range(0, len(data) // step * step, step)]
                 ratio, packing, unpacking = measure(name, level, blocks)

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import zstandard
 from migrated_codecs.zstd_frame import ZstdCodec
@@ -36,3 +38,14 @@ def test_a_skippable_frame_holds_nothing() -> None:
     frame = b"\x50\x2a\x4d\x18" + (100).to_bytes(4, "little") + bytes(100)
     with pytest.raises(IntegrityError):
         ZstdCodec(1).decompress_into(frame, memoryview(bytearray(100)))
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_first_levels_find_what_is_short(level: int) -> None:
+    """Five bytes that come again, as the upper ones of pointers do: in a block of 1 MiB zstd's own level 1 does not
+    look for them."""
+    rng = random.Random(1)
+    upper = [rng.randbytes(3) + b"\x7f\x55" for _ in range(1000)]
+    block = b"".join(rng.choice(upper) + rng.randbytes(2) for _ in range((1 << 20) // 7))
+    size = ZstdCodec(level).compress_into(block, memoryview(bytearray(len(block))))
+    assert 0 < size < 0.8 * len(zstandard.ZstdCompressor(level=1).compress(block))

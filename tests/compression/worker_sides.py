@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 PAGE = 4096
-PAGES = 200
-BATCH = 128
+PAGES = 400
+BATCH = 300
 SLOT = -(-max_payload(BATCH, PAGE) // PAGE) * PAGE
 SEED = 2**64 - 7
 CODECS = (RAW, "lz4", "zstd", "snappy", "zlib")
