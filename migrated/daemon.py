@@ -38,6 +38,7 @@ from migrated.net.this_host import this_host
 from migrated.outcomes import Outcomes
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import (
+    COPIES,
     DELTA,
     Accept,
     BatchHeader,
@@ -372,7 +373,7 @@ class Daemon:
             batch_pages_max=serve.max_batch // PAGE_SIZE,
             decompress_workers=default_workers(serve.decompress_workers or 1, cores),
             decompress_workers_max=default_workers(serve.decompress_workers or cores, cores),
-            features=(*features, DELTA),
+            features=(*features, DELTA, COPIES),
             streams=serve.max_streams,
             guests=tuple(f"{name} ({entry.kind})" for name, entry in sorted(self._settings.guests.items())),
         )

@@ -272,6 +272,7 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         ("normal", f"{value('sent_pages')} pages" if value("sent_pages") is not None else ""),
         ("duplicate", f"{value('zero_pages')} pages (all zero)" if value("zero_pages") is not None else ""),
         ("unchanged", f"{value('unchanged_pages')} pages" if value("unchanged_pages") is not None else ""),
+        ("copied", f"{value('copied_pages')} pages (there twice)" if value("copied_pages") else ""),
         ("deltas", f"{value('delta_pages')} of the normal pages" if value("delta_pages") else ""),
         ("page size", format_size(size) if size else ""),
         (

@@ -28,6 +28,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("normal", f"{normal} pages ({format_size(normal * report.page_size)})"),
         ("duplicate", f"{report.zero_pages} pages (all zero, sent as runs)"),
         ("unchanged", f"{report.unchanged_pages} pages (looked at, not sent)"),
+        *_copied(report),
         *_deltas(report),
         ("compression", _compression(report)),
         ("rounds", str(report.rounds)),
@@ -51,6 +52,12 @@ def _parts(report: Report) -> str:
 
 def _kbytes(size: int) -> str:
     return f"{size // 1024} kbytes ({format_size(size)})"
+
+
+def _copied(report: Report) -> list[tuple[str, str]]:
+    if not report.copied_pages:
+        return []
+    return [("copied", f"{report.copied_pages} pages (there twice: the destination copied the other one)")]
 
 
 def _deltas(report: Report) -> list[tuple[str, str]]:

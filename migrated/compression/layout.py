@@ -18,16 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migrated.errors import IntegrityError
-from migrated.pages import Runs
+from migrated.pages import Runs, pages_of_runs
 from migrated.protocol import BLOCK_BYTES, data_size, delta_table_size
 
-__all__ = ["RAW", "DeltaTable", "Tables", "raw_lengths", "read_tables", "write_tables"]
+__all__ = [
+    "RAW",
+    "DeltaTable",
+    "Tables",
+    "pack_copies",
+    "raw_lengths",
+    "read_copies",
+    "read_tables",
+    "write_tables",
+]
 
 RAW = "raw"
 """The codec name of batches whose pages travel as they are."""
 
 _RUN_BYTES = 8
 _LENGTH_BYTES = 4
+_COPY_BYTES = 12
 _MAP_BITS = 32
 
 
@@ -146,3 +156,25 @@ def read_tables(
 
 def _numbers(table: memoryview) -> NDArray[np.int64]:
     return np.frombuffer(table, dtype="<u4").astype(np.int64)
+
+
+def pack_copies(pages: NDArray[np.int64], bases: NDArray[np.int64]) -> bytes:
+    """``pages``, which rise, and what each is a copy of, as runs: page, base, count (u32 each)."""
+    starts = np.flatnonzero(np.concatenate(([True], (np.diff(pages) != 1) | (np.diff(bases) != 1))))
+    counts = np.diff(np.concatenate((starts, [len(pages)])))
+    return np.stack((pages[starts], bases[starts], counts), axis=1).astype("<u4").tobytes()
+
+
+def read_copies(runs: bytes, pages: int, region_pages: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pages and their bases that :func:`pack_copies` was given; ``pages`` is how many there ought to be.
+
+    Raises:
+        IntegrityError: the runs are not that many pages, sorted, apart and within the region.
+    """
+    if len(runs) % _COPY_BYTES or not runs:
+        raise IntegrityError(f"{len(runs)} bytes are no runs of copies")
+    numbers = _numbers(memoryview(runs)).reshape(-1, 3)
+    _check_runs(numbers[:, ::2], pages, region_pages, "copied")
+    if int((numbers[:, 1] + numbers[:, 2]).max()) > region_pages:
+        raise IntegrityError(f"copies are made of pages that are not within {region_pages} pages")
+    return pages_of_runs(numbers[:, ::2]), pages_of_runs(numbers[:, 1:])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from migrated.compression import fork_server, worker
 from migrated.compression.delta_cache import cache_size
 from migrated.compression.digest import region_sum
+from migrated.compression.duplicates import table_size
 from migrated.errors import WorkerDiedError
 from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
@@ -54,6 +55,7 @@ class Stage:
     """Started with :meth:`start`, ended with :meth:`close`; both may be awaited once.
 
     ``delta_cache`` bounds the bytes in which a source keeps pages as it sent them last; 0 sends no deltas.
+    ``duplicates`` has it look for pages that are there twice.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Stage:
         page_size: int,
         seed: int,
         delta_cache: int = 0,
+        duplicates: bool = False,
     ) -> None:
         self.workers = workers
         self.slots = slot_count(workers)
@@ -75,6 +78,7 @@ class Stage:
         self._regions = tuple(regions)
         self._batch_pages, self._page_size, self._seed = batch_pages, page_size, seed
         self._delta_cache = cache_size(delta_cache, page_size)
+        self._duplicates = duplicates
         self._shared: list[SharedMemory] = []
         self._free: asyncio.Queue[int] = asyncio.Queue()
         for slot in range(self.slots):
@@ -120,11 +124,14 @@ class Stage:
         self._shared.append(arena)
         terms = SharedMemory(max(1, sum(pages)) * _TERM_BYTES, name="migrated-terms")
         self._shared.append(terms)
-        cache = None
+        cache = table = None
         if self._delta_cache:
             # Not reserved: a guest that writes little will never use it.
             cache = SharedMemory(self._delta_cache, name="migrated-deltas")
             self._shared.append(cache)
+        if self._duplicates:
+            table = SharedMemory(table_size(sum(pages)), name="migrated-duplicates")
+            self._shared.append(table)
         self._arena = arena.view
         words = np.frombuffer(terms.view, dtype=np.uint64)[: sum(pages)]
         self.terms = tuple(np.split(words, np.cumsum(pages)[:-1].tolist()))
@@ -137,6 +144,7 @@ class Stage:
             batch_pages=self._batch_pages,
             seed=self._seed,
             delta_cache=cache,
+            duplicates=table,
         )
 
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:

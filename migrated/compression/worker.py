@@ -21,9 +21,35 @@ from migrated.compression.codec import Codec
 from migrated.compression.delta import bases_hash, read_deltas, write_deltas
 from migrated.compression.delta_cache import DeltaCache
 from migrated.compression.delta_source import DeltaSource
-from migrated.compression.digest import checksum, nonzero_pages, page_terms, region_sum
-from migrated.compression.jobs import Packed, ToPack, ToSample, ToUnpack, Unpacked
-from migrated.compression.layout import RAW, DeltaTable, Tables, raw_lengths, read_tables, write_tables
+from migrated.compression.digest import (
+    checksum,
+    content_hashes,
+    contents_of,
+    nonzero_pages,
+    page_terms,
+    region_sum,
+    terms_at,
+)
+from migrated.compression.duplicates import Duplicates, Worth
+from migrated.compression.jobs import (
+    Compared,
+    Packed,
+    ToCompare,
+    ToCopy,
+    ToPack,
+    ToSample,
+    ToUnpack,
+    Unpacked,
+)
+from migrated.compression.layout import (
+    RAW,
+    DeltaTable,
+    Tables,
+    raw_lengths,
+    read_copies,
+    read_tables,
+    write_tables,
+)
 from migrated.compression.policy import Cost, Rung
 from migrated.errors import IntegrityError
 from migrated.memory.linux.heap import keep_large_blocks
@@ -34,6 +60,8 @@ from migrated.protocol import BLOCK_BYTES
 
 __all__ = [
     "WorkerSetup",
+    "compare",
+    "copy",
     "pack",
     "rehash",
     "sample",
@@ -54,7 +82,7 @@ sixteen of sixteen are not."""
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """What a migration's workers share. ``terms`` holds the tables of all regions, one behind the other;
-    ``delta_cache`` is for a source whose destination takes deltas."""
+    ``delta_cache`` is for a source whose destination takes deltas, ``duplicates`` for one whose takes copies."""
 
     arena: SharedMemory
     slot_bytes: int
@@ -64,6 +92,7 @@ class WorkerSetup:
     batch_pages: int
     seed: int
     delta_cache: SharedMemory | None = None
+    duplicates: SharedMemory | None = None
 
 
 class Worker:
@@ -82,10 +111,13 @@ class Worker:
         size = setup.batch_pages * setup.page_size
         self._read = memoryview(bytearray(size))
         self._kept = memoryview(bytearray(size))
+        self._firsts = [0, *(int(end) for end in ends[:-1])]
         self._deltas: DeltaSource | None = None
         if setup.delta_cache is not None:
-            firsts = [0, *(int(end) for end in ends[:-1])]
-            self._deltas = DeltaSource(DeltaCache(setup.delta_cache, setup.page_size), firsts, self._hash)
+            cache = DeltaCache(setup.delta_cache, setup.page_size)
+            self._deltas = DeltaSource(cache, self._firsts, self._hash)
+        self._duplicates = Duplicates(setup.duplicates) if setup.duplicates is not None else None
+        self._leaving_out = Worth()
         self._codecs: dict[tuple[str, int], Codec] = {}
         self._probe = registry.create(*_PROBE_CODEC)
         self._probed = memoryview(bytearray(_PROBE_ROOM))
@@ -119,9 +151,12 @@ class Worker:
         terms[nonzero] = self._hash(self._select(pages, nonzero, data), numbers[nonzero], job.region)
         before = table[numbers]
         changed = terms != before if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
-        table[numbers] = terms
-
         travels = nonzero & changed
+        bases = self._twins(job, terms, numbers, travels)
+        later = bases >= 0
+        travels &= ~later
+        table[numbers] = terms  # also of those: the digests differ if one is forgotten
+
         data_pages = int(np.count_nonzero(travels))
         found = None
         looking = time.thread_time()
@@ -140,6 +175,7 @@ class Worker:
         compressed = time.thread_time()
         data_runs = runs_of_pages(numbers[travels])
         zero_runs = runs_of_pages(numbers[~nonzero & changed])
+        twins = np.stack((numbers, bases), axis=1)[later]
         table_of_deltas = (
             DeltaTable(found.mask[travels], bases_hash(before[found.mask])) if found is not None else None
         )
@@ -161,7 +197,29 @@ class Worker:
             data_bytes=len(kept),
             delta_pages=len(found.deltas.counts) if found is not None else 0,
             delta_words=len(found.deltas.words) if found is not None else 0,
+            duplicates=twins.tobytes(),
         )
+
+    def _twins(
+        self,
+        job: ToPack,
+        terms: NDArray[np.uint64],
+        numbers: NDArray[np.int64],
+        travels: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """For each page of a batch one of the region that seems to be the same, or -1; all -1 if that does not pay."""
+        bases = np.full(len(numbers), -1, dtype=np.int64)
+        if self._duplicates is None or not job.duplicates:
+            return bases
+        rows = np.flatnonzero(travels)
+        contents = contents_of(terms[rows], numbers[rows], job.region, self._setup.seed)
+        first = self._firsts[job.region]
+        found = self._duplicates.find(contents, numbers[rows] + first) - first
+        found[(found < 0) | (found >= self._regions[job.region].pages)] = -1  # none, or one of another region
+        self._leaving_out.saw(len(found), int(np.count_nonzero(found >= 0)))
+        if self._leaving_out.pays:
+            bases[rows] = found
+        return bases
 
     def _words(self, data: memoryview) -> NDArray[np.uint64]:
         """``data`` as one row of words a page."""
@@ -203,6 +261,44 @@ class Worker:
             self._probe.compress_into(block[start : start + _PROBE_BYTES], self._probed) == 0
             for start in range(0, len(block), max(_PROBE_BYTES, len(block) // _PROBES))
         )
+
+    def compare(self, job: ToCompare) -> Compared:
+        """Compare bytes, not hashes: among as many pages as a guest has, some have the same one."""
+        began = time.thread_time()
+        pairs = np.frombuffer(job.pairs, dtype=np.int64).reshape(-1, 2)
+        numbers = pairs[:, 0]
+        table = self._terms[job.region]
+        bases, which = np.unique(pairs[:, 1], return_inverse=True)
+        theirs = self._kept[: len(bases) * self._setup.page_size]
+        ours = self._read[: len(numbers) * self._setup.page_size]
+        self._regions[job.region].read(runs_of_pages(bases), theirs)
+        self._regions[job.region].read(runs_of_pages(numbers), ours)
+        contents = content_hashes(theirs, self._setup.page_size, self._setup.seed)
+        as_sent = terms_at(contents, bases, job.region, self._setup.seed) == table[bases]
+        equal = as_sent[which] & (self._words(ours) == self._words(theirs)[which]).all(axis=1)
+        copied = numbers[equal]
+        table[copied] = terms_at(contents[which[equal]], copied, job.region, self._setup.seed)
+        return Compared(equal.tobytes(), bases_hash(table[pairs[equal, 1]]), time.thread_time() - began)
+
+    def copy(self, job: ToCopy) -> Unpacked:
+        """Check, read, hash, write to the region."""
+        started, began = time.monotonic(), time.thread_time()
+        region, table = self._target(job.region)
+        numbers, froms = read_copies(job.runs, job.pages, region.pages)
+        if not table[froms].all() or bases_hash(table[froms]) != job.bases:
+            raise IntegrityError(
+                f"copies in region {job.region} are not of the pages that are here",
+                "the guest goes on at the source; try again, and report this with both logs",
+            )
+        bases, which = np.unique(froms, return_inverse=True)
+        theirs = self._read[: len(bases) * self._setup.page_size]
+        region.read(runs_of_pages(bases), theirs)
+        pages = self._kept[: len(numbers) * self._setup.page_size]
+        np.take(self._words(theirs), which, axis=0, out=self._words(pages))
+        region.write(runs_of_pages(numbers), pages)
+        contents = content_hashes(theirs, self._setup.page_size, self._setup.seed)
+        table[numbers] = terms_at(contents[which], numbers, job.region, self._setup.seed)
+        return Unpacked(0, 0, time.thread_time() - began, time.monotonic() - started)
 
     def sample(self, job: ToSample) -> dict[Rung, Cost]:
         """What each of the rungs takes for these pages; empty if all of them are zero."""
@@ -369,6 +465,16 @@ def _this() -> Worker:
 def pack(job: ToPack) -> Packed:
     """See :class:`ToPack`."""
     return _this().pack(job)
+
+
+def compare(job: ToCompare) -> Compared:
+    """See :class:`ToCompare`."""
+    return _this().compare(job)
+
+
+def copy(job: ToCopy) -> Unpacked:
+    """See :class:`ToCopy`."""
+    return _this().copy(job)
 
 
 def unpack(job: ToUnpack) -> Unpacked:

@@ -97,7 +97,8 @@ class BatchMoved:
 
     ``why`` is what the choice of codec and level followed from, as in :class:`migrated.compression.policy.Why`;
     the destination does not know it. ``delta_pages`` of the data pages travelled as what had changed in them, which
-    made ``saved_bytes`` less to compress and send.
+    made ``saved_bytes`` less to compress and send. ``copied_pages`` were not sent: the destination was told of which
+    pages they are copies.
     """
 
     codec: str
@@ -111,6 +112,7 @@ class BatchMoved:
     why: str = ""
     delta_pages: int = 0
     saved_bytes: int = 0
+    copied_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class Report:
     moved: bool = True
     raw_bytes_by_codec: dict[str, int] = field(default_factory=dict)
     delta_pages: int = 0
+    copied_pages: int = 0
     connections: int = 1
     notes: tuple[str, ...] = field(default=())
 

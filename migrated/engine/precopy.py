@@ -110,6 +110,8 @@ class PreCopy:
             await self._channel.send(_on_wire(estimate))
             scanned_at = now
             trend = trend.after(expected)
+            if self._pusher.twins:
+                continue  # they are not sent while the guest is paused
             # A tracker that only names candidates knows nothing before a round has compared them.
             known = guest.tracker.exact or self.round > 1
             decision = decide(
@@ -127,7 +129,7 @@ class PreCopy:
     async def push_round(self, pending: list[PageSet], *, last: bool) -> RoundResult:
         """Send the pages; in the last round also those that turn out to be empty by now, looked for meanwhile."""
         self.round += 1
-        pages = sum(map(len, pending))
+        pages = sum(map(len, pending)) + len(self._pusher.twins)
         self._observe(RoundStarted(self.round, pages, last))
         began = self._clock()
         self._channel.set_rate(self.tuning.bandwidth)

@@ -53,6 +53,7 @@ class Progress:
     zero_pages: int = 0
     unchanged_pages: int = 0
     delta_pages: int = 0
+    copied_pages: int = 0
     raw_bytes: int = 0
     wire_bytes: int = 0
     wire_bytes_per_second: float = 0.0
@@ -140,11 +141,12 @@ class Tally:
 
     def _batch(self, event: BatchMoved) -> None:
         shown = self.progress
-        pages = event.data_pages + event.zero_pages + event.unchanged_pages
+        pages = event.data_pages + event.zero_pages + event.unchanged_pages + event.copied_pages
         shown.sent_pages += event.data_pages
         shown.zero_pages += event.zero_pages
         shown.unchanged_pages += event.unchanged_pages
         shown.delta_pages += event.delta_pages
+        shown.copied_pages += event.copied_pages
         shown.raw_bytes += event.raw_bytes
         shown.wire_bytes += event.wire_bytes
         shown.round_pages_done += pages

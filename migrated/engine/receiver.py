@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from migrated.compression import worker
-from migrated.compression.jobs import ToUnpack
+from migrated.compression.jobs import ToCopy, ToUnpack
 from migrated.compression.layout import RAW
 from migrated.compression.policy import running_mean
 from migrated.compression.stage import Stage
@@ -51,6 +51,7 @@ from migrated.errors import (
 )
 from migrated.guests.base import TargetGuest
 from migrated.protocol import (
+    COPIES,
     DELTA,
     RAW_CODEC,
     Aborted,
@@ -59,6 +60,7 @@ from migrated.protocol import (
     BatchLimits,
     Cancel,
     Commit,
+    Copies,
     DeviceState,
     DeviceStateEnd,
     Digest,
@@ -257,6 +259,8 @@ class Receiver:
         match message:
             case BatchHeader():
                 await self._batch(message, self._lanes.first)
+            case Copies():
+                await self._copies(message)
             case RoundEnd():
                 await self._end_round(message)
             case Digest():
@@ -337,11 +341,7 @@ class Receiver:
         try:
             placed = await self._stage.run(worker.unpack, job)
         except Exception as error:
-            # The reader may be waiting for a source that waits for us.
-            known = (
-                error if isinstance(error, MigratedError) else MigratedError(f"a worker failed: {error!r}")
-            )
-            self.cancel(known)
+            self._fail(error)
             return
         finally:
             self._stage.give_slot(slot)
@@ -378,6 +378,36 @@ class Receiver:
                         self._batches, self._raw_bytes, min(_MOST_PICOSECONDS, int(1e12 * self._unpacking))
                     )
                 )
+
+    async def _copies(self, message: Copies) -> None:
+        if COPIES not in self._accept.features or message.round != self._rounds + 1 or self._lanes.complete:
+            raise ProtocolError(f"the source sent copies in round {message.round}, where none were due")
+        if message.region >= len(self._target.regions) or message.pages > self._accept.batch_pages:
+            raise ProtocolError(
+                f"the source sent {message.pages} copies of region {message.region}, which were not agreed on"
+            )
+        slot = await self._stage.take_slot()  # it bounds what is under way
+        task = asyncio.get_running_loop().create_task(self._copy(message, slot))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def _copy(self, message: Copies, slot: int) -> None:
+        job = ToCopy(message.region, message.runs, message.pages, message.bases)
+        try:
+            copied = await self._stage.run(worker.copy, job)
+        except Exception as error:
+            self._fail(error)
+            return
+        finally:
+            self._stage.give_slot(slot)
+        self._observe(
+            BatchMoved(RAW, 0, 0, 0, 0, len(message.runs), copied.cpu_seconds, copied_pages=message.pages)
+        )
+
+    def _fail(self, error: Exception) -> None:
+        """A batch cannot be put in place, while the reader may be waiting for a source that waits for us."""
+        known = error if isinstance(error, MigratedError) else MigratedError(f"a worker failed: {error!r}")
+        self.cancel(known)
 
     async def _drain(self) -> None:
         while self._pending:
@@ -573,6 +603,7 @@ class Receiver:
             raw_bytes=shown.raw_bytes,
             raw_bytes_by_codec=dict(shown.raw_bytes_by_codec),
             delta_pages=shown.delta_pages,
+            copied_pages=shown.copied_pages,
             wire_bytes=self._lanes.received_bytes,
             codec=shown.codec,
             level=0,

@@ -8,15 +8,16 @@ from itertools import pairwise
 import numpy as np
 
 from migrated.compression import worker
-from migrated.compression.jobs import ToPack, ToSample
-from migrated.compression.layout import RAW
+from migrated.compression.jobs import ToCompare, ToPack, ToSample
+from migrated.compression.layout import RAW, pack_copies
 from migrated.compression.policy import NONE, Auto, Choice, Rung, Why
 from migrated.compression.stage import Stage
 from migrated.engine.events import BatchMoved, Observer
 from migrated.engine.options import AUTO, AUTO_RUNGS
-from migrated.engine.ports import Channel
+from migrated.engine.ports import Channel, in_thread
+from migrated.engine.twins import Pairs, Twins
 from migrated.pages import PageSet, Runs, runs_of_pages
-from migrated.protocol import RAW_CODEC, BatchHeader
+from migrated.protocol import MAX_COPIES, RAW_CODEC, BatchHeader, Copies
 
 __all__ = ["Pusher", "RoundResult", "Tuning", "batch_limit"]
 
@@ -92,7 +93,11 @@ def batch_limit(pages: int, workers: int, batch_pages: int) -> int:
 
 class Pusher:
     """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers;
-    ``unpacking`` tells the seconds that a byte of memory takes the ``far_workers`` of the destination."""
+    ``unpacking`` tells the seconds that a byte of memory takes the ``far_workers`` of the destination.
+
+    With ``copies`` the first round leaves pages out that seem to be what others are: ``twins``. The next one sends them
+    and must not be the last, in which holes are looked for while pages are sent.
+    """
 
     def __init__(
         self,
@@ -106,7 +111,9 @@ class Pusher:
         observer: Observer,
         far_workers: int = 1,
         unpacking: Callable[[], float] = lambda: 0.0,
+        copies: bool = False,
     ) -> None:
+        self.twins = Twins()
         self._channel = channel
         self._stage = stage
         self._tuning = tuning
@@ -119,6 +126,7 @@ class Pusher:
         self._rungs = tuple(rung for rung in AUTO_RUNGS if rung.codec in codecs)
         self._auto = Auto(self._rungs, workers=stage.workers, far_workers=far_workers)
         self._unpacking = unpacking
+        self._copies = copies
         self._samples = 0
 
     def _cut(self, dirty: Sequence[PageSet]) -> Iterator[tuple[int, Runs]]:
@@ -135,6 +143,8 @@ class Pusher:
         """
         results: list[RoundResult] = []
         tasks: set[asyncio.Task[None]] = set()
+        if self.twins:
+            results.append(await self._push_copies(number, dirty))
 
         async def one(region: int, runs: Runs, slot: int) -> None:
             try:
@@ -154,6 +164,38 @@ class Pusher:
                 task.add_done_callback(tasks.discard)
                 await asyncio.sleep(0)  # slots may be free for a while, and others have their turn
         return sum(results, RoundResult(0, 0, 0, 0))
+
+    async def _push_copies(self, number: int, dirty: Sequence[PageSet]) -> RoundResult:
+        """Have the destination copy what is there twice; what is not, by now, becomes ``dirty``."""
+        results: list[RoundResult] = []
+        limit = min(self._batch_pages, MAX_COPIES)
+
+        async def one(region: int, pairs: Pairs, slot: int) -> None:
+            try:
+                results.append(await self._copy(number, region, pairs, dirty[region]))
+            finally:
+                self._stage.give_slot(slot)
+
+        async with asyncio.TaskGroup() as group:
+            for region, pairs in await in_thread(self.twins.take, dirty, self._stage.terms, limit):
+                # Of the arena nothing is used: it only bounds what is under way.
+                group.create_task(one(region, pairs, await self._stage.take_slot()))
+        return sum(results, RoundResult(0, 0, 0, 0))
+
+    async def _copy(self, number: int, region: int, pairs: Pairs, dirty: PageSet) -> RoundResult:
+        compared = await self._stage.run(worker.compare, ToCompare(region, pairs.tobytes()))
+        equal = np.frombuffer(compared.equal, dtype=np.bool_)
+        dirty.mask[pairs[~equal, 0]] = True
+        copied = pairs[equal]
+        wire_bytes = 0
+        if len(copied):
+            runs = pack_copies(copied[:, 0], copied[:, 1])
+            await self._channel.send(Copies(number, region, len(copied), runs, compared.bases))
+            wire_bytes = len(runs)
+        self._observer(
+            BatchMoved(RAW, 0, 0, 0, 0, wire_bytes, compared.cpu_seconds, copied_pages=len(copied))
+        )
+        return RoundResult(0, len(copied), 0, wire_bytes)
 
     async def _sample(self, dirty: Sequence[PageSet]) -> None:
         """Have the policy know what this guest's pages cost, before it has seen much of them."""
@@ -176,7 +218,7 @@ class Pusher:
     async def _batch(self, number: int, region: int, runs: Runs, slot: int, *, first: bool) -> RoundResult:
         choice = self._choose()
         codec, level = choice.rung.codec, choice.rung.level
-        deltas = not first and (codec != RAW or self._slow_link())
+        worth = codec != RAW or self._slow_link()
         packed = await self._stage.run(
             worker.pack,
             ToPack(
@@ -186,9 +228,11 @@ class Pusher:
                 codec,
                 level,
                 skip_unchanged=not first,
-                round=number if deltas else 0,
+                round=number if worth and not first else 0,
+                duplicates=worth and first and self._copies,
             ),
         )
+        self.twins.add(region, packed.duplicates)
         raw_bytes = packed.data_pages * self._page_size
         if 2 * packed.data_bytes >= raw_bytes:  # else the runs are most of it, and say nothing of the codec
             self._auto.packed(

@@ -44,6 +44,7 @@ from migrated.errors import (
 from migrated.guests.base import SourceGuest
 from migrated.pages import PAGE_SIZE
 from migrated.protocol import (
+    COPIES,
     DELTA,
     MIN_VERSION,
     VERSION,
@@ -229,11 +230,20 @@ class Sender:
             digest_seed=self._seed,
             decompress_workers=options.decompress_workers,
             verify_full=options.verify is Verify.FULL,
-            features=(STARTS_GUEST, DELTA) if options.delta_cache else (STARTS_GUEST,),
+            features=(
+                STARTS_GUEST,
+                *((DELTA,) if options.delta_cache else ()),
+                *((COPIES,) if self._may_copy else ()),
+            ),
             sender=f"migrated {__version__}",
             facts=tuple(guest.facts.items()),
             streams=min(options.streams, slot_count(options.compress_workers) - 1),
         )
+
+    @property
+    def _may_copy(self) -> bool:
+        """Where every page is a candidate in every round, none is known to stay as it is."""
+        return self._guest.tracker.exact and self._options.max_rounds > 1
 
     async def _copy_and_switch(self, accept: Accept) -> Stopwatch:
         stage = await self._start_stage(accept)
@@ -247,6 +257,7 @@ class Sender:
             observer=self._observe,
             far_workers=accept.decompress_workers,
             unpacking=lambda: self._conversation.unpacking,
+            copies=COPIES in accept.features,
         )
         self._rounds = rounds = PreCopy(
             self._channel,
@@ -300,6 +311,7 @@ class Sender:
             page_size=PAGE_SIZE,
             seed=self._seed,
             delta_cache=options.delta_cache if DELTA in accept.features else 0,
+            duplicates=COPIES in accept.features,
         )
         await self._stage.start()
         codec, level = self.tuning.shown
@@ -398,6 +410,7 @@ class Sender:
             raw_bytes=shown.raw_bytes,
             raw_bytes_by_codec=dict(shown.raw_bytes_by_codec),
             delta_pages=shown.delta_pages,
+            copied_pages=shown.copied_pages,
             wire_bytes=self._channel.sent_bytes,
             codec=self.tuning.shown[0],
             level=self.tuning.shown[1],

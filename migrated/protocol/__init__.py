@@ -10,7 +10,8 @@
       │◀─────────────────────────────── Progress   │  now and then
       │  RoundEnd(1) ─────────────────────────────▶│  a barrier
       │◀─────────────────────────── RoundDone(1)   │
-      │  batch, ... RoundEnd(n) ──────────────────▶│  rounds 2 to n: what was written meanwhile
+      │  Copies, batch, ... RoundEnd(n) ──────────▶│  rounds 2 to n: what was written meanwhile; in the
+      │                                            │  second, what is there twice
       │                                            │
       │  (pauses the guest)                        │
       │  batch, ... RoundEnd(n + 1) ──────────────▶│  the last round
@@ -54,7 +55,9 @@ from migrated.protocol.batch import (
 )
 from migrated.protocol.connection import READ_BYTES, Connection, LocalProtocolError
 from migrated.protocol.messages import (
+    COPIES,
     MAX_BATCH_BYTES,
+    MAX_COPIES,
     MAX_DEVICE_STATE_CHUNK,
     MAX_REGIONS,
     MAX_STREAMS,
@@ -63,6 +66,7 @@ from migrated.protocol.messages import (
     Cancel,
     Capabilities,
     Commit,
+    Copies,
     DeviceState,
     DeviceStateEnd,
     Digest,
@@ -88,11 +92,13 @@ from migrated.protocol.states import FINAL_STATES, Role, State
 
 __all__ = [
     "BLOCK_BYTES",
+    "COPIES",
     "DELTA",
     "FINAL_STATES",
     "FIRST_CODEC",
     "HEADER_BYTES",
     "MAX_BATCH_BYTES",
+    "MAX_COPIES",
     "MAX_DEVICE_STATE_CHUNK",
     "MAX_REGIONS",
     "MAX_STREAMS",
@@ -108,6 +114,7 @@ __all__ = [
     "Capabilities",
     "Commit",
     "Connection",
+    "Copies",
     "DeviceState",
     "DeviceStateEnd",
     "Digest",

@@ -35,8 +35,10 @@ from migrated.protocol.records import (
 )
 
 __all__ = [
+    "COPIES",
     "MAX_BATCH_BYTES",
     "MAX_CONTROL_BODY",
+    "MAX_COPIES",
     "MAX_DEVICE_STATE_CHUNK",
     "MAX_PAGE_SIZE",
     "MAX_PING_PADDING",
@@ -50,6 +52,7 @@ __all__ = [
     "Cancel",
     "Capabilities",
     "Commit",
+    "Copies",
     "DeviceState",
     "DeviceStateEnd",
     "Digest",
@@ -90,6 +93,14 @@ MAX_BATCH_BYTES = 64 << 20
 
 MAX_DEVICE_STATE_CHUNK = 512 << 10
 """A guest's device state is 0.3 to 0.6 MB, so it travels in one or two messages."""
+
+MAX_COPIES = 4096
+"""Pages of one :class:`Copies`, each of which may be a run of its own."""
+
+COPIES = "copies"
+"""The feature of a peer that takes :class:`Copies`."""
+
+_COPY_RUN_BYTES = 12
 
 MAX_PING_PADDING = 120 << 10
 """What a link is measured with. Blocks of memory of 128 KiB and more are fresh each time, and cost more."""
@@ -244,6 +255,32 @@ class RoundEnd(Message):
         check_number("round", self.round, 1, U32)
         check_number("batches", self.batches, 0, U32)
         check_number("pages", self.pages, 0, U64)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies(Message):
+    """Source: these pages of a region are what others of it have been since a round before; needs :data:`COPIES`.
+
+    ``runs`` are page, the first one that it is a copy of, and how many (u32 each, little-endian), ``pages`` of them;
+    ``bases`` is the xxh3_64 over the terms of all they are copies of. None of those is sent in this round.
+    """
+
+    type_id: ClassVar[int] = 12
+    body_limit: ClassVar[int] = MAX_COPIES * _COPY_RUN_BYTES + 4096
+
+    round: int
+    region: int
+    pages: int
+    runs: bytes
+    bases: int
+
+    def __post_init__(self) -> None:
+        check_number("round", self.round, 2, U32)
+        check_number("region", self.region, 0, MAX_REGIONS - 1)
+        check_number("pages", self.pages, 1, MAX_COPIES)
+        check_number("bases", self.bases, 0, U64)
+        if not isinstance(self.runs, bytes) or not 0 < len(self.runs) <= self.pages * _COPY_RUN_BYTES:
+            raise ValueError(f"runs of {self.pages} pages are not 1 to {self.pages * _COPY_RUN_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,7 +591,8 @@ class Pong(Message):
 MESSAGES: dict[int, type[Message]] = {
     cls.type_id: cls
     for cls in (
-        *(Query, Offer, RoundEnd, DeviceState, DeviceStateEnd, Digest, Commit, Cancel, Estimate, Join),
+        *(Query, Offer, RoundEnd, Copies, DeviceState, DeviceStateEnd, Digest, Commit, Cancel, Estimate),
+        Join,
         *(Capabilities, Accept, Refuse, Progress, RoundDone, Ready, Running, Aborted, Failed, Joined),
         *(Ping, Pong),
     )

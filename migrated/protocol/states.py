@@ -11,7 +11,7 @@
     NEGOTIATING  source       Cancel → CANCELLING
                  destination  Accept → COPYING
                               Refuse → REFUSED; Failed → FAILED; Aborted → ABORTED
-    COPYING      source       BatchHeader, RoundEnd, Estimate, DeviceState, DeviceStateEnd → COPYING
+    COPYING      source       BatchHeader, Copies, RoundEnd, Estimate, DeviceState, DeviceStateEnd → COPYING
                               Digest → SWITCHING
                               Cancel → CANCELLING
                  destination  Progress, RoundDone → COPYING
@@ -52,6 +52,7 @@ from migrated.protocol.messages import (
     Cancel,
     Capabilities,
     Commit,
+    Copies,
     DeviceState,
     DeviceStateEnd,
     Digest,
@@ -134,7 +135,7 @@ _SOURCE: _Table = {
     State.QUERYING: _CANCEL,
     State.NEGOTIATING: _CANCEL,
     State.COPYING: {
-        **_staying(State.COPYING, BatchHeader, RoundEnd, Estimate, DeviceState, DeviceStateEnd),
+        **_staying(State.COPYING, BatchHeader, Copies, RoundEnd, Estimate, DeviceState, DeviceStateEnd),
         Digest: State.SWITCHING,
         **_CANCEL,
     },

@@ -28,7 +28,7 @@ TOTAL_BUCKETS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800
 LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Seconds: a timer's own resolution is 1 ms, 0.02 is what one callback may take."""
 
-PAGE_KINDS = ("data", "zero", "unchanged")
+PAGE_KINDS = ("data", "zero", "unchanged", "copied")
 DROP_REASONS = ("silent", "full")
 
 
@@ -103,7 +103,8 @@ METRICS = (
     _counter("rounds", "Rounds of copying that are in place at the destination.", "role"),
     _counter(
         "pages",
-        "Guest pages handled: sent with data, sent as zero, or found unchanged and not sent.",
+        "Guest pages handled: sent with data, sent as zero, found unchanged and not sent, or copied there from others "
+        "with the same content.",
         "role",
         "kind",
     ),

@@ -157,7 +157,7 @@ class MigrationObserver:
         self.role = role
         self.measured = False
         self._ended = False
-        self._data, self._zero, self._unchanged = (
+        self._data, self._zero, self._unchanged, self._copied = (
             metrics.pages.labels(role, kind).inc for kind in PAGE_KINDS
         )
         self._cpu = metrics.worker_cpu.labels(role).inc
@@ -225,6 +225,8 @@ class MigrationObserver:
             self._zero(event.zero_pages)
         if event.unchanged_pages:
             self._unchanged(event.unchanged_pages)
+        if event.copied_pages:
+            self._copied(event.copied_pages)
         if event.wire_bytes:
             raw(event.raw_bytes)
             wire(event.wire_bytes)

@@ -1,5 +1,6 @@
 """A payload's tables: what is written is read, and tables that lie are refused, whatever they say."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrated.compression.layout import DeltaTable, Tables, raw_lengths, read_tables, write_tables
+from migrated.compression.layout import (
+    DeltaTable,
+    Tables,
+    pack_copies,
+    raw_lengths,
+    read_copies,
+    read_tables,
+    write_tables,
+)
 from migrated.errors import IntegrityError
 from migrated.pages import Runs, pages_of_runs
 from migrated.protocol import BLOCK_BYTES, BatchHeader, BatchLimits, data_size, max_payload
@@ -295,6 +304,28 @@ def test_deltas_with_lies_are_refused_or_still_consistent(
     except IntegrityError:
         return
     check(tables, said)
+
+
+@given(
+    st.lists(st.integers(0, REGION_PAGES - 1), min_size=1, max_size=60, unique=True).map(sorted),
+    st.data(),
+)
+def test_copies_are_read_as_they_were_written(pages: list[int], data: st.DataObject) -> None:
+    bases = [
+        page - 1 if page and data.draw(st.booleans()) else data.draw(st.integers(0, 9)) for page in pages
+    ]
+    runs = pack_copies(np.array(pages, dtype=np.int64), np.array(bases, dtype=np.int64))
+    read_pages, read_bases = read_copies(runs, len(pages), REGION_PAGES)
+    assert (read_pages.tolist(), read_bases.tolist()) == (pages, bases)
+
+
+@given(st.binary(max_size=60), st.integers(0, 70))
+def test_copies_of_noise_are_refused_or_within_the_region(runs: bytes, pages: int) -> None:
+    with contextlib.suppress(IntegrityError):
+        found, bases = read_copies(runs, pages, REGION_PAGES)
+        assert len(found) == len(bases) == pages
+        assert len(set(found.tolist())) == pages
+        assert max(*found.tolist(), *bases.tolist()) < REGION_PAGES
 
 
 def delta_batch(mask: list[bool], words: int) -> tuple[memoryview, dict[str, int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from migrated.compression.delta_cache import cache_size
+from migrated.compression.duplicates import table_size
 from migrated.compression.jobs import Packed, ToPack, ToUnpack
 from migrated.compression.layout import RAW
 from migrated.compression.worker import Worker, WorkerSetup
@@ -39,9 +40,12 @@ CODECS = (RAW, "lz4", "zstd", "snappy", "zlib")
 
 class Side:
     """One worker with two regions of its own, of which the second is used. With ``places`` it keeps so many pages
-    for deltas, and has a second worker that shares them."""
+    for deltas, and has a second worker that shares them; with ``duplicates`` both look for pages that are there
+    twice."""
 
-    def __init__(self, folder: Path, name: str, arena: SharedMemory, places: int = 0) -> None:
+    def __init__(
+        self, folder: Path, name: str, arena: SharedMemory, places: int = 0, *, duplicates: bool = False
+    ) -> None:
         self.path = folder / name
         self.regions = [self._region(folder / f"{name}-other", 3), self._region(self.path, PAGES)]
         self.table = SharedMemory((PAGES + 3) * 8)
@@ -56,9 +60,10 @@ class Side:
             batch_pages=BATCH,
             seed=SEED,
             delta_cache=self.cache,
+            duplicates=SharedMemory(table_size(PAGES)) if duplicates else None,
         )
         self.worker = Worker(setup)
-        self.workers = [self.worker, Worker(setup)] if places else [self.worker]
+        self.workers = [self.worker, Worker(setup)] if places or duplicates else [self.worker]
 
     def _region(self, path: Path, pages: int) -> FileRegion:
         with path.open("wb") as file:
@@ -94,9 +99,10 @@ def pack(
     slot: int = 1,
     round_: int = 0,
     by: int = 0,
+    duplicates: bool = False,
 ) -> Packed:
     level = 0 if codec == RAW else 1
-    job = ToPack(1, runs.astype(np.int64).tobytes(), slot, codec, level, skip, round_)
+    job = ToPack(1, runs.astype(np.int64).tobytes(), slot, codec, level, skip, round_, duplicates)
     return side.workers[by].pack(job)
 
 

@@ -7,17 +7,22 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from e2e_host import Daemon, Host, a_host
 from e2e_processes import PATIENCE, wait_until
 from e2e_wire import PAGE, Liar, a_batch, an_offer, compressed, frame
 
+from migrated.compression.delta import bases_hash
+from migrated.compression.digest import page_terms
 from migrated.protocol import (
     Aborted,
     Accept,
     Capabilities,
     Commit,
+    Copies,
     Digest,
     Failed,
     Offer,
@@ -225,6 +230,60 @@ def test_a_batch_that_lies(served: tuple[Host, Daemon], lie: str) -> None:
         assert isinstance(liar.ask(an_offer("g3")), Accept)
         liar.say(batch)
         assert_failed(liar, code)
+    nothing_left(host, daemon)
+
+
+def copies(**lies: Any) -> bytes:
+    """Pages 1 to 3 are copies of page 0, which came in the round before."""
+    term = page_terms(memoryview(bytes(range(256)) * 16), PAGE, np.zeros(1, dtype=np.int64), 0, 7)
+    true: dict[str, Any] = {
+        "round": 2,
+        "region": 0,
+        "pages": 3,
+        "runs": np.array([[1, 0, 1], [2, 0, 1], [3, 0, 1]], dtype="<u4").tobytes(),
+        "bases": bases_hash(np.repeat(term, 3)),
+    }
+    return frame(Copies(**true | lies))
+
+
+FIRST_ROUND = [a_batch(), frame(RoundEnd(1, 1, 1))]
+COPIES_LIES: dict[str, tuple[list[bytes], str]] = {
+    "in the first round": ([a_batch(), copies()], "protocol"),
+    "in a round to come": ([*FIRST_ROUND, copies(round=3)], "protocol"),
+    "after the digest": ([*FIRST_ROUND, frame(Digest((5,), was_running=True)), copies()], "integrity"),
+    "no such region": ([*FIRST_ROUND, copies(region=1)], "protocol"),
+    "too many": ([*FIRST_ROUND, copies(pages=513)], "protocol"),
+    "other bases": ([*FIRST_ROUND, copies(bases=1)], "integrity"),
+    "other pages": ([*FIRST_ROUND, copies(pages=4)], "integrity"),
+    "half a run": ([*FIRST_ROUND, copies(runs=bytes(7))], "integrity"),
+    "beyond the region": (
+        [*FIRST_ROUND, copies(runs=np.array([255, 0, 3], dtype="<u4").tobytes())],
+        "integrity",
+    ),
+    "the digest": (
+        [*FIRST_ROUND, copies(), frame(RoundEnd(2, 0, 0)), frame(Digest((5,), was_running=True))],
+        "integrity",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", COPIES_LIES)
+def test_copies_that_lie(served: tuple[Host, Daemon], lie: str) -> None:
+    host, daemon = served
+    parts, code = COPIES_LIES[lie]
+    with Liar(daemon.port) as liar:
+        assert isinstance(liar.ask(an_offer("g6", features=("copies",))), Accept)
+        liar.say(*parts)
+        assert_failed(liar, code)
+    nothing_left(host, daemon)
+
+
+def test_copies_that_were_not_agreed_on(served: tuple[Host, Daemon]) -> None:
+    host, daemon = served
+    with Liar(daemon.port) as liar:
+        assert isinstance(liar.ask(an_offer("g6")), Accept)
+        liar.say(*FIRST_ROUND, copies())
+        assert_failed(liar, "protocol")
     nothing_left(host, daemon)
 
 

@@ -272,4 +272,5 @@ def test_every_forecast_makes_sense(
     assert sum(found.mix.values()) == pytest.approx(1)
     assert found.rounds >= 2
     if found.converges and on_stall is not OnStall.SWITCH and exact:
-        assert found.downtime_seconds < job.downtime_limit * 1.25
+        # The decision knows the mean of a round; the last one also fills the pipeline.
+        assert found.downtime_seconds < job.downtime_limit * 1.5

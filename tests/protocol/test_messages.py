@@ -20,6 +20,7 @@ from migrated.protocol.messages import (
     Cancel,
     Capabilities,
     Commit,
+    Copies,
     DeviceState,
     DeviceStateEnd,
     Digest,
@@ -106,6 +107,14 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Query: st.just(Query()),
     Offer: OFFERS,
     RoundEnd: st.builds(RoundEnd, round=COUNT, batches=U32, pages=U64),
+    Copies: st.builds(
+        Copies,
+        round=st.integers(2, 100),
+        region=st.integers(0, 255),
+        pages=st.integers(9, 4096),
+        runs=st.binary(min_size=1, max_size=100),
+        bases=U64,
+    ),
     DeviceState: st.builds(DeviceState, data=st.binary(min_size=1, max_size=100)),
     DeviceStateEnd: st.builds(DeviceStateEnd, size=U64, checksum=U64),
     Estimate: st.builds(

@@ -1,0 +1,47 @@
+"""Pages of the first round that seem to be what others are, and what the second round does with them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migrated.pages import PageSet
+
+__all__ = ["Pairs", "Twins"]
+
+Pairs = NDArray[np.int64]
+"""Pages and what each seems to be a copy of, shape (n, 2)."""
+
+
+class Twins:
+    """Pages that were not sent, by region. They are sent one round later, as copies or, where either of the two was
+    written to, as they are: in a round no page is touched that another one is made of."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[Pairs]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(pairs) for found in self._found.values() for pairs in found)
+
+    def add(self, region: int, pairs: bytes) -> None:
+        """Take in what a worker found: the bytes of int64 pairs."""
+        if pairs:
+            self._found.setdefault(region, []).append(np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2))
+
+    def take(
+        self, dirty: Sequence[PageSet], terms: Sequence[NDArray[np.uint64]], limit: int
+    ) -> list[tuple[int, Pairs]]:
+        """Those that may be copies, at most ``limit`` at a time, by their first page; the rest becomes ``dirty``. There
+        are none afterwards, and their ``terms`` are those of pages that were never sent. Takes 0.3 s for a million."""
+        found, self._found = self._found, {}
+        taken: list[tuple[int, Pairs]] = []
+        for region, parts in found.items():
+            pairs = np.concatenate(parts)
+            pairs = pairs[np.argsort(pairs[:, 0])]
+            terms[region][pairs[:, 0]] = 0
+            mask = dirty[region].mask
+            written = mask[pairs].any(axis=1)
+            mask[pairs[written, 0]] = True
+            rest = pairs[~written]
+            taken += [(region, rest[first : first + limit]) for first in range(0, len(rest), limit)]
+        return taken
