@@ -13,8 +13,8 @@ from migrated.memory.shared import SharedMemory
 __all__ = ["Duplicates", "Worth", "table_size"]
 
 _ENTRY_BYTES = 8
-_MOST_ENTRIES = 1 << 21
-"""16 MiB. Of a guest with more pages, content that came again soon is found, and of the rest what was not yet
+_MOST_ENTRIES = 1 << 20
+"""8 MiB. Of a guest with more pages, content that came again soon is found, and of the rest what was not yet
 overwritten."""
 
 _HALF = np.uint64(32)
@@ -58,11 +58,17 @@ def _pages(words: NDArray[np.uint64], entries: NDArray[np.uint64]) -> NDArray[np
 
 
 class Worth:
-    """Whether leaving pages out pays: a round more takes some 50 ms, a look at a page 0.2 us, comparing and copying one
-    10 us on both sides; packing, unpacking and sending it 15 to 30. A pure policy."""
+    """Whether leaving pages out pays: a round more takes some 50 ms, a look at a page 0.3 us, comparing and copying one
+    10 us on both sides; packing, unpacking and sending it 15 to 30. A pure policy.
 
-    _ENOUGH = 4096
+    As long as it does not, one content in eight is looked at, wherever it is: of these as many are there twice as of
+    all.
+    """
+
+    _ENOUGH = 1024
     """Pages looked at before anything is decided, and those after which what was seen before counts half."""
+
+    _SAMPLE_SHIFT = np.uint64(64 - 3)
 
     _LEAST = 0.04
     """Of the pages: fewer duplicates do not pay for the round."""
@@ -71,6 +77,10 @@ class Worth:
         self.pays = False
         self._pages = 0
         self._found = 0
+
+    def looks(self, contents: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of these are to be looked at."""
+        return np.ones(len(contents), np.bool_) if self.pays else contents >> self._SAMPLE_SHIFT == 0
 
     def saw(self, pages: int, found: int) -> None:
         """Of so many pages so many seemed to be there twice."""

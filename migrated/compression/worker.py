@@ -213,6 +213,8 @@ class Worker:
             return bases
         rows = np.flatnonzero(travels)
         contents = contents_of(terms[rows], numbers[rows], job.region, self._setup.seed)
+        looked_at = self._leaving_out.looks(contents)
+        rows, contents = rows[looked_at], contents[looked_at]
         first = self._firsts[job.region]
         found = self._duplicates.find(contents, numbers[rows] + first) - first
         found[(found < 0) | (found >= self._regions[job.region].pages)] = -1  # none, or one of another region

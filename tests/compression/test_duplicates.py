@@ -61,7 +61,7 @@ def test_a_base_has_that_content_and_came_before_or_with_it(batches: list[list[i
 def test_a_table_is_bounded() -> None:
     assert table_size(1) == 256 * 8
     assert table_size(100_000) == 262_144 * 8
-    assert table_size(1 << 40) == 16 << 20
+    assert table_size(1 << 40) == 8 << 20
 
 
 def test_who_comes_last_has_the_place() -> None:
@@ -75,13 +75,23 @@ def test_who_comes_last_has_the_place() -> None:
 
 def test_too_few_do_not_pay() -> None:
     worth = Worth()
-    worth.saw(4000, 4000)
+    worth.saw(1000, 1000)
     assert not worth.pays  # not enough was seen
-    worth.saw(96, 0)
+    worth.saw(24, 0)
     assert worth.pays
-    for _ in range(40):
-        worth.saw(1024, 20)
+    for _ in range(100):
+        worth.saw(128, 3)
     assert not worth.pays
-    for _ in range(40):
-        worth.saw(1024, 60)
+    for _ in range(100):
+        worth.saw(128, 7)
     assert worth.pays
+
+
+def test_until_it_pays_one_content_in_eight_is_looked_at_wherever_it_is() -> None:
+    worth = Worth()
+    contents = np.random.default_rng(1).integers(0, 1 << 64, 8000, dtype=np.uint64)
+    looked = worth.looks(contents)
+    assert 900 < np.count_nonzero(looked) < 1100
+    assert np.array_equal(worth.looks(contents[::-1]), looked[::-1])
+    worth.saw(1024, 1024)
+    assert worth.looks(contents).all()
