@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -109,9 +110,11 @@ class PreCopy:
             self._observe(estimate)
             await self._channel.send(_on_wire(estimate))
             scanned_at = now
-            trend = trend.after(expected)
             if self._pusher.twins:
-                continue  # they are not sent while the guest is paused
+                # They are not sent while the guest is paused; what was expected without them says nothing.
+                trend = replace(trend, rounds=trend.rounds + 1)
+                continue
+            trend = trend.after(expected)
             # A tracker that only names candidates knows nothing before a round has compared them.
             known = guest.tracker.exact or self.round > 1
             decision = decide(
@@ -129,7 +132,8 @@ class PreCopy:
     async def push_round(self, pending: list[PageSet], *, last: bool) -> RoundResult:
         """Send the pages; in the last round also those that turn out to be empty by now, looked for meanwhile."""
         self.round += 1
-        pages = sum(map(len, pending)) + len(self._pusher.twins)
+        twins = len(self._pusher.twins)
+        pages = sum(map(len, pending)) + twins
         self._observe(RoundStarted(self.round, pages, last))
         began = self._clock()
         self._channel.set_rate(self.tuning.bandwidth)
@@ -141,7 +145,8 @@ class PreCopy:
         if not last:
             await self._conversation.barrier(self.round)
         seconds = self._clock() - began
-        self._wire_rate.after(result.wire_bytes, seconds)
+        if not twins:  # comparing them takes longer than the link does
+            self._wire_rate.after(result.wire_bytes, seconds)
         # Memory that was never used says nothing of the pages that are being written.
         counted = result.data_pages if self.round == 1 else result.pages
         if counted:

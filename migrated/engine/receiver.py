@@ -306,9 +306,7 @@ class Receiver:
                 + ("none" if self._lanes.complete else f"batch {lane.batches} of round {self._rounds + 1}")
                 + " was due"
             )
-        if self._shown_round != header.round:
-            self._shown_round = header.round
-            self._observe(RoundStarted(header.round, self._announced, last=False))
+        self._show_round(header.round)
         slot = await self._stage.take_slot()
         try:
             await lane.channel.receive_payload(self._stage.view(slot, header.payload_bytes))
@@ -379,6 +377,12 @@ class Receiver:
                     )
                 )
 
+    def _show_round(self, number: int) -> None:
+        """The first of a round has come; until its end no digest is taken."""
+        if self._shown_round != number:
+            self._shown_round = number
+            self._observe(RoundStarted(number, self._announced, last=False))
+
     async def _copies(self, message: Copies) -> None:
         if COPIES not in self._accept.features or message.round != self._rounds + 1 or self._lanes.complete:
             raise ProtocolError(f"the source sent copies in round {message.round}, where none were due")
@@ -386,6 +390,7 @@ class Receiver:
             raise ProtocolError(
                 f"the source sent {message.pages} copies of region {message.region}, which were not agreed on"
             )
+        self._show_round(message.round)
         slot = await self._stage.take_slot()  # it bounds what is under way
         task = asyncio.get_running_loop().create_task(self._copy(message, slot))
         self._pending.add(task)

@@ -35,6 +35,9 @@ _SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 12, 16
 _SAMPLED_PAGES = 1 << 14
 """A later round with fewer pages is over before a sample is of use; it may be the one for which the guest is paused."""
 
+_MOST_TWINS = 1 << 20
+"""72 MB of this process, while they are sorted; 4 GiB of the guest."""
+
 _TURNS = 7
 """Samples until the same pages are looked at again."""
 
@@ -144,7 +147,7 @@ class Pusher:
         results: list[RoundResult] = []
         tasks: set[asyncio.Task[None]] = set()
         if self.twins:
-            results.append(await self._push_copies(number, dirty))
+            await self._push_copies(number, dirty)
 
         async def one(region: int, runs: Runs, slot: int) -> None:
             try:
@@ -165,14 +168,14 @@ class Pusher:
                 await asyncio.sleep(0)  # slots may be free for a while, and others have their turn
         return sum(results, RoundResult(0, 0, 0, 0))
 
-    async def _push_copies(self, number: int, dirty: Sequence[PageSet]) -> RoundResult:
-        """Have the destination copy what is there twice; what is not, by now, becomes ``dirty``."""
-        results: list[RoundResult] = []
+    async def _push_copies(self, number: int, dirty: Sequence[PageSet]) -> None:
+        """Have the destination copy what is there twice; what is not, by now, becomes ``dirty``. Of what pages take
+        this says nothing, so it is no part of the round's result."""
         limit = min(self._batch_pages, MAX_COPIES)
 
         async def one(region: int, pairs: Pairs, slot: int) -> None:
             try:
-                results.append(await self._copy(number, region, pairs, dirty[region]))
+                await self._copy(number, region, pairs, dirty[region])
             finally:
                 self._stage.give_slot(slot)
 
@@ -180,9 +183,8 @@ class Pusher:
             for region, pairs in await in_thread(self.twins.take, dirty, self._stage.terms, limit):
                 # Of the arena nothing is used: it only bounds what is under way.
                 group.create_task(one(region, pairs, await self._stage.take_slot()))
-        return sum(results, RoundResult(0, 0, 0, 0))
 
-    async def _copy(self, number: int, region: int, pairs: Pairs, dirty: PageSet) -> RoundResult:
+    async def _copy(self, number: int, region: int, pairs: Pairs, dirty: PageSet) -> None:
         compared = await self._stage.run(worker.compare, ToCompare(region, pairs.tobytes()))
         equal = np.frombuffer(compared.equal, dtype=np.bool_)
         dirty.mask[pairs[~equal, 0]] = True
@@ -195,7 +197,6 @@ class Pusher:
         self._observer(
             BatchMoved(RAW, 0, 0, 0, 0, wire_bytes, compared.cpu_seconds, copied_pages=len(copied))
         )
-        return RoundResult(0, len(copied), 0, wire_bytes)
 
     async def _sample(self, dirty: Sequence[PageSet]) -> None:
         """Have the policy know what this guest's pages cost, before it has seen much of them."""
@@ -229,7 +230,7 @@ class Pusher:
                 level,
                 skip_unchanged=not first,
                 round=number if worth and not first else 0,
-                duplicates=worth and first and self._copies,
+                duplicates=worth and first and self._copies and len(self.twins) < _MOST_TWINS,
             ),
         )
         self.twins.add(region, packed.duplicates)

@@ -242,8 +242,10 @@ class Sender:
 
     @property
     def _may_copy(self) -> bool:
-        """Where every page is a candidate in every round, none is known to stay as it is."""
-        return self._guest.tracker.exact and self._options.max_rounds > 1
+        """Where every page is a candidate in every round, none is known to stay as it is; and pages are read that
+        nobody has written to."""
+        tracker = self._guest.tracker
+        return tracker.exact and tracker.sees_discards and self._options.max_rounds > 1
 
     async def _copy_and_switch(self, accept: Accept) -> Stopwatch:
         stage = await self._start_stage(accept)

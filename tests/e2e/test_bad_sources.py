@@ -264,6 +264,10 @@ COPIES_LIES: dict[str, tuple[list[bytes], str]] = {
         [*FIRST_ROUND, copies(), frame(RoundEnd(2, 0, 0)), frame(Digest((5,), was_running=True))],
         "integrity",
     ),
+    "a digest before the round's end": (
+        [*FIRST_ROUND, copies(), frame(Digest((5,), was_running=True))],
+        "protocol",
+    ),
 }
 
 

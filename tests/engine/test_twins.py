@@ -55,6 +55,16 @@ def test_what_was_written_to_travels_as_it_is() -> None:
     assert sets[0] == dirty(5, 6, 2, 40)  # 6 because its base was written to
 
 
+def test_what_is_a_copy_itself_is_no_base() -> None:
+    """It is not there in that round."""
+    twins = Twins()
+    twins.add(0, pairs((5, 6), (9, 5), (7, 8)))
+    sets = [dirty()]
+    ((_, found),) = twins.take(sets, terms(1), 10)
+    assert found.tolist() == [[5, 6], [7, 8]]
+    assert sets[0] == dirty(9)
+
+
 def test_their_terms_are_those_of_pages_never_sent() -> None:
     """Or the next round would find them unchanged."""
     twins, kept = Twins(), terms(1)

@@ -45,6 +45,9 @@ class Tracker(ABC):
     name: ClassVar[str]
     exact: ClassVar[bool]
     """Whether every page reported was written; otherwise the caller compares contents."""
+    sees_discards: ClassVar[bool] = False
+    """Whether a private page that its owner gave back is still reported after somebody has read it: a read puts the
+    kernel's page of zeros in its place, which is no write."""
 
     @abstractmethod
     def arm(self) -> None:

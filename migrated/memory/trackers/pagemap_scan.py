@@ -57,6 +57,7 @@ class PagemapScanTracker(Tracker):
 
     name: ClassVar[str] = "pagemap-scan"
     exact: ClassVar[bool] = True
+    sees_discards: ClassVar[bool] = True
 
     def __init__(
         self,
