@@ -1,11 +1,11 @@
 """The digest of a region: per page a 64-bit term, summed.
 
 A page's term is made of its content's hash and its place, ``mix(content ^ mix(seed + (region << 48) + page))`` modulo
-2**64, with 0 taken as 1; the term of an all-zero page is 0. ``content`` is ``xxh3_64(page, seed)``, and ``mix`` the
-finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014). That can be
-undone: a term also tells what its page's content is, so that pages in different places can be compared. The seed is
-secret and new for each migration. Terms are kept in a table per region that the workers share; a page that is sent
-again replaces its term, so the sum is always that of the newest content.
+2**64, with 0 taken as 1; the term of an all-zero page is 0. ``content`` is ``xxh3_64(page, seed)``, which also tells
+pages in different places that are the same, and ``mix`` the finalizer of SplitMix64 (Steele, Lea, Flood: Fast
+Splittable Pseudorandom Number Generators, 2014). The seed is secret and new for each migration. Terms are kept in a
+table per region that the workers share; a page that is sent again replaces its term, so the sum is always that of the
+newest content.
 """
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 __all__ = [
     "checksum",
     "content_hashes",
-    "contents_of",
     "nonzero_pages",
     "page_terms",
     "region_sum",
@@ -26,9 +25,6 @@ _WRAP = (1 << 64) - 1
 _PROBED_WORDS = 8
 
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_INVERSES = np.uint64(0x96DE1B173F119089), np.uint64(0x319642B2D24D8EC3)
-"""Of the factors, modulo 2**64."""
-
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
@@ -75,13 +71,6 @@ def terms_at(
     return terms
 
 
-def contents_of(
-    terms: NDArray[np.uint64], numbers: NDArray[np.int64], region: int, seed: int
-) -> NDArray[np.uint64]:
-    """What :func:`terms_at` was given; of one page in 2**64, whose term is 1, another content."""
-    return _unmix(terms) ^ _places(numbers, region, seed)
-
-
 def page_terms(
     data: memoryview, page_size: int, numbers: NDArray[np.int64], region: int, seed: int
 ) -> NDArray[np.uint64]:
@@ -99,18 +88,6 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
         words = (words ^ (words >> shift)) * factor
     mixed: NDArray[np.uint64] = words ^ (words >> _SHIFTS[-1])
     return mixed
-
-
-def _unmix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    words = _unshift(words, _SHIFTS[2])
-    words = _unshift(words * _INVERSES[1], _SHIFTS[1])
-    return _unshift(words * _INVERSES[0], _SHIFTS[0])
-
-
-def _unshift(words: NDArray[np.uint64], shift: np.uint64) -> NDArray[np.uint64]:
-    """Undo ``words ^ (words >> shift)`` for shifts of 22 and more."""
-    undone: NDArray[np.uint64] = words ^ (words >> shift) ^ (words >> (shift + shift))
-    return undone
 
 
 def region_sum(terms: NDArray[np.uint64]) -> int:

@@ -24,7 +24,6 @@ from migrated.compression.delta_source import DeltaSource
 from migrated.compression.digest import (
     checksum,
     content_hashes,
-    contents_of,
     nonzero_pages,
     page_terms,
     region_sum,
@@ -147,12 +146,14 @@ class Worker:
         table = self._terms[job.region]
 
         nonzero = nonzero_pages(pages)
-        terms = np.zeros(len(numbers), dtype=np.uint64)
-        terms[nonzero] = self._hash(self._select(pages, nonzero, data), numbers[nonzero], job.region)
+        contents, terms = np.zeros((2, len(numbers)), dtype=np.uint64)
+        seed = self._setup.seed
+        contents[nonzero] = content_hashes(self._select(pages, nonzero, data), self._setup.page_size, seed)
+        terms[nonzero] = terms_at(contents[nonzero], numbers[nonzero], job.region, seed)
         before = table[numbers]
         changed = terms != before if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
         travels = nonzero & changed
-        bases = self._twins(job, terms, numbers, travels)
+        bases = self._twins(job, contents, numbers, travels)
         later = bases >= 0
         travels &= ~later
         table[numbers] = terms  # also of those: the digests differ if one is forgotten
@@ -203,7 +204,7 @@ class Worker:
     def _twins(
         self,
         job: ToPack,
-        terms: NDArray[np.uint64],
+        contents: NDArray[np.uint64],
         numbers: NDArray[np.int64],
         travels: NDArray[np.bool_],
     ) -> NDArray[np.int64]:
@@ -211,12 +212,9 @@ class Worker:
         bases = np.full(len(numbers), -1, dtype=np.int64)
         if self._duplicates is None or not job.duplicates:
             return bases
-        rows = np.flatnonzero(travels)
-        contents = contents_of(terms[rows], numbers[rows], job.region, self._setup.seed)
-        looked_at = self._leaving_out.looks(contents)
-        rows, contents = rows[looked_at], contents[looked_at]
+        rows = np.flatnonzero(travels & self._leaving_out.looks(contents))
         first = self._firsts[job.region]
-        found = self._duplicates.find(contents, numbers[rows] + first) - first
+        found = self._duplicates.find(contents[rows], numbers[rows] + first) - first
         found[(found < 0) | (found >= self._regions[job.region].pages)] = -1  # none, or one of another region
         self._leaving_out.saw(len(found), int(np.count_nonzero(found >= 0)))
         if self._leaving_out.pays:

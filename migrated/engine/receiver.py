@@ -7,7 +7,7 @@ from RUN on it only goes forward, also after a crash.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import xxhash
@@ -314,9 +314,7 @@ class Receiver:
             self._stage.give_slot(slot)
             raise
         self._lanes.came()
-        task = asyncio.get_running_loop().create_task(self._place(header, slot))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        self._beside(self._place(header, slot))
         await asyncio.sleep(0)  # more may be there already, and others have their turn
 
     async def _place(self, header: BatchHeader, slot: int) -> None:
@@ -392,9 +390,7 @@ class Receiver:
             )
         self._show_round(message.round)
         slot = await self._stage.take_slot()  # it bounds what is under way
-        task = asyncio.get_running_loop().create_task(self._copy(message, slot))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        self._beside(self._copy(message, slot))
 
     async def _copy(self, message: Copies, slot: int) -> None:
         job = ToCopy(message.region, message.runs, message.pages, message.bases)
@@ -408,6 +404,12 @@ class Receiver:
         self._observe(
             BatchMoved(RAW, 0, 0, 0, 0, len(message.runs), copied.cpu_seconds, copied_pages=message.pages)
         )
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it while the reader goes on; the round ends behind it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
 
     def _fail(self, error: Exception) -> None:
         """A batch cannot be put in place, while the reader may be waiting for a source that waits for us."""

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from migrated.compression.digest import (
     checksum,
-    contents_of,
     nonzero_pages,
     page_terms,
     region_sum,
@@ -51,20 +50,6 @@ def test_a_term_is_made_of_content_and_place(numbers: list[int], region: int, se
     ]
 
 
-@given(st.data(), PLACES, st.integers(0, 255), st.integers(0, WRAP))
-def test_a_term_and_its_place_tell_the_content(
-    data: st.DataObject, places: list[int], region: int, seed: int
-) -> None:
-    some = data.draw(st.lists(st.integers(0, WRAP), min_size=len(places), max_size=len(places)))
-    contents, numbers = np.array(some, dtype=np.uint64), np.array(places, dtype=np.int64)
-    made = terms_at(contents, numbers, region, seed)
-    told = made != 1  # that stands for 0, too
-    assert (
-        contents_of(made, numbers, region, seed)[told].tolist()
-        == np.array(some, dtype=np.uint64)[told].tolist()
-    )
-
-
 def test_equal_pages_in_other_places_or_migrations_have_other_terms() -> None:
     page = noise(1)
     found = {
@@ -77,9 +62,9 @@ def test_equal_pages_in_other_places_or_migrations_have_other_terms() -> None:
 
 
 def test_the_term_of_a_page_with_data_is_never_that_of_no_data() -> None:
-    numbers = np.array([7], dtype=np.int64)
-    content = contents_of(np.zeros(1, dtype=np.uint64), numbers, 1, 5)
-    assert terms_at(content, numbers, 1, 5).tolist() == [1]
+    """SplitMix64's finalizer makes 0 of 0: here content and place are the same."""
+    content = np.array([mixed(5 + (1 << 48) + 7)], dtype=np.uint64)
+    assert terms_at(content, np.array([7], dtype=np.int64), 1, 5).tolist() == [1]
 
 
 @given(st.lists(st.integers(0, WRAP), max_size=20))

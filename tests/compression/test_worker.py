@@ -21,20 +21,8 @@ from migrated.pages import PageSet
 
 
 @pytest.fixture
-def arena() -> SharedMemory:
-    return SharedMemory(2 * SLOT)
-
-
-@pytest.fixture
 def source(tmp_path: Path, arena: SharedMemory) -> Iterator[Side]:
     side = Side(tmp_path, "source", arena)
-    yield side
-    side.close()
-
-
-@pytest.fixture
-def target(tmp_path: Path, arena: SharedMemory) -> Iterator[Side]:
-    side = Side(tmp_path, "target", arena)
     yield side
     side.close()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worker_sides import CODECS, PAGE, PAGES, SLOT, Side, pack, page, run, to_unpack
+from worker_sides import CODECS, PAGE, PAGES, Side, pack, page, run, to_unpack
 
 from migrated.compression.delta import bases_hash
 from migrated.compression.duplicates import Worth
@@ -22,11 +22,6 @@ from migrated.engine.twins import Twins
 from migrated.errors import IntegrityError
 from migrated.memory.shared import SharedMemory
 from migrated.pages import PageSet, Runs
-
-
-@pytest.fixture
-def arena() -> SharedMemory:
-    return SharedMemory(2 * SLOT)
 
 
 @pytest.fixture
@@ -41,13 +36,6 @@ def always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worth, "_LEAST", 0.0)
     monkeypatch.setattr(Worth, "_ENOUGH", 0)
     monkeypatch.setattr(Worth, "looks", lambda _worth, contents: np.ones(len(contents), np.bool_))
-
-
-@pytest.fixture
-def target(tmp_path: Path, arena: SharedMemory) -> Iterator[Side]:
-    side = Side(tmp_path, "target", arena)
-    yield side
-    side.close()
 
 
 class Moving:

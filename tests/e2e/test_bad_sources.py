@@ -25,6 +25,7 @@ from migrated.protocol import (
     Copies,
     Digest,
     Failed,
+    Message,
     Offer,
     Ping,
     Progress,
@@ -187,6 +188,16 @@ def test_the_outcome_of_what_it_never_saw_is_aborted_for_good(served: tuple[Host
         assert answer.code == "duplicate"
 
 
+def refused_after(served: tuple[Host, Daemon], offer: Offer, code: str, *parts: bytes | Message) -> None:
+    """The offer is taken, what is said then is not, and nothing is left of either."""
+    host, daemon = served
+    with Liar(daemon.port) as liar:
+        assert isinstance(liar.ask(offer), Accept)
+        liar.say(*parts)
+        assert_failed(liar, code)
+    nothing_left(host, daemon)
+
+
 RUN = (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
 BEYOND = (300).to_bytes(4, "little") + (1).to_bytes(4, "little")
 TABLE = PAGE.to_bytes(4, "little")
@@ -224,13 +235,8 @@ LIES: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_batch_that_lies(served: tuple[Host, Daemon], lie: str) -> None:
-    host, daemon = served
     batch, code = LIES[lie]
-    with Liar(daemon.port) as liar:
-        assert isinstance(liar.ask(an_offer("g3")), Accept)
-        liar.say(batch)
-        assert_failed(liar, code)
-    nothing_left(host, daemon)
+    refused_after(served, an_offer("g3"), code, batch)
 
 
 def copies(**lies: Any) -> bytes:
@@ -273,22 +279,12 @@ COPIES_LIES: dict[str, tuple[list[bytes], str]] = {
 
 @pytest.mark.parametrize("lie", COPIES_LIES)
 def test_copies_that_lie(served: tuple[Host, Daemon], lie: str) -> None:
-    host, daemon = served
     parts, code = COPIES_LIES[lie]
-    with Liar(daemon.port) as liar:
-        assert isinstance(liar.ask(an_offer("g6", features=("copies",))), Accept)
-        liar.say(*parts)
-        assert_failed(liar, code)
-    nothing_left(host, daemon)
+    refused_after(served, an_offer("g6", features=("copies",)), code, *parts)
 
 
 def test_copies_that_were_not_agreed_on(served: tuple[Host, Daemon]) -> None:
-    host, daemon = served
-    with Liar(daemon.port) as liar:
-        assert isinstance(liar.ask(an_offer("g6")), Accept)
-        liar.say(*FIRST_ROUND, copies())
-        assert_failed(liar, "protocol")
-    nothing_left(host, daemon)
+    refused_after(served, an_offer("g6"), "protocol", *FIRST_ROUND, copies())
 
 
 ENDS: dict[str, tuple[list[bytes], str]] = {
@@ -304,13 +300,8 @@ ENDS: dict[str, tuple[list[bytes], str]] = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_what_does_not_fit_what_came(served: tuple[Host, Daemon], end: str) -> None:
-    host, daemon = served
     parts, code = ENDS[end]
-    with Liar(daemon.port) as liar:
-        assert isinstance(liar.ask(an_offer("g4")), Accept)
-        liar.say(*parts)
-        assert_failed(liar, code)
-    nothing_left(host, daemon)
+    refused_after(served, an_offer("g4"), code, *parts)
 
 
 def test_a_commit_of_another_migration(served: tuple[Host, Daemon]) -> None:
