@@ -1,0 +1,152 @@
+"""What pre-copy makes of what its rounds took: with a guest, workers and a connection that are none."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from migrated.engine.events import Estimated, Event, RoundFinished, RoundStarted
+from migrated.engine.options import OnStall, SendOptions, Verify
+from migrated.engine.precopy import PreCopy
+from migrated.engine.rounds import RoundResult, Tuning
+from migrated.errors import StalledError
+from migrated.pages import PAGE_SIZE, PageSet
+
+PAGES = 100_000
+WIRE_RATE = 100e6
+"""Bytes a second of every round here, but those with copies: they compare."""
+
+OPTIONS = SendOptions(
+    guest_name="guest",
+    codecs={},
+    compress_workers=1,
+    decompress_workers=1,
+    batch_pages=1024,
+    max_rounds=30,
+    on_stall=OnStall.FAIL,
+    verify=Verify.DIGEST,
+    commit_timeout=30.0,
+    destination="there",
+)
+
+
+@dataclass
+class Round:
+    """What a round sends, what the guest writes meanwhile, and for how long copies are compared."""
+
+    sends: int
+    twins: int = 0
+    written: int = 0
+    compares: float = 0.0
+
+
+class Fakes:
+    """The source's guest, tracker, region, stage, pusher, channel and conversation in one, and their clock."""
+
+    exact = True
+    switch_seconds = 0.0
+
+    def __init__(self, rounds: Sequence[Round]) -> None:
+        self.regions: list[Any] = [self]
+        self.tracker = self
+        self.terms = [np.zeros(PAGES, np.uint64)]
+        self.twins = range(0)
+        self.now = 0.0
+        self.pushed: list[Round] = []
+        self._rounds: Iterator[Round] = iter(rounds)
+
+    def clock(self) -> float:
+        return self.now
+
+    def arm(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+    def populated(self) -> PageSet:
+        return PageSet.full(PAGES)
+
+    def collect(self) -> list[PageSet]:
+        dirty = PageSet(PAGES)
+        dirty.mask[: self.pushed[-1].written] = True
+        return [dirty]
+
+    def set_rate(self, bytes_per_second: float) -> None:
+        pass
+
+    async def send(self, message: object) -> None:
+        pass
+
+    async def barrier(self, number: int) -> None:
+        pass
+
+    async def push(self, number: int, pending: Sequence[PageSet], *, first: bool) -> RoundResult:
+        made = next(self._rounds)
+        self.pushed.append(made)
+        self.twins = range(made.twins)
+        wire_bytes = made.sends * PAGE_SIZE
+        self.now += wire_bytes / WIRE_RATE + made.compares
+        return RoundResult(made.sends, made.sends, 1, wire_bytes)
+
+
+async def pre_copy(fakes: Fakes, **changes: Any) -> list[Event]:
+    """Its events, until it would pause the guest."""
+    events: list[Event] = []
+    parts: Any = fakes
+    tuning = Tuning("lz4", 1, math.inf, 0.3)
+    rounds = PreCopy(
+        *(parts, parts, parts, parts, parts),
+        replace(OPTIONS, **changes),
+        tuning,
+        events.append,
+        fakes.clock,
+    )
+    await rounds.pre_copy()
+    return events
+
+
+async def test_the_guest_is_paused_when_the_rest_fits() -> None:
+    fakes = Fakes([Round(PAGES, written=20_000), Round(20_000, written=1000)])
+    events = await pre_copy(fakes)
+    assert [event.round for event in events if isinstance(event, RoundFinished)] == [1, 2]
+    last = [event for event in events if isinstance(event, Estimated)][-1]
+    assert last.wire_bytes_per_second == pytest.approx(WIRE_RATE)
+    assert last.expected_downtime == pytest.approx(0.03 + 1000 * PAGE_SIZE / WIRE_RATE, rel=0.05)
+
+
+async def test_pages_that_seem_to_be_copies_are_not_left_to_the_last_round() -> None:
+    fakes = Fakes([Round(PAGES - 5000, twins=5000), Round(0, compares=0.5)])
+    events = await pre_copy(fakes)
+    assert [event.round for event in events if isinstance(event, RoundFinished)] == [1, 2]
+    assert [event.pages for event in events if isinstance(event, RoundStarted)] == [PAGES, 5000]
+
+
+async def test_comparing_copies_says_nothing_of_the_link() -> None:
+    """Slow as it was: a link at a hundredth of its rate would have the guest wait for another round."""
+    fakes = Fakes([Round(PAGES - 5000, twins=5000), Round(500, written=4000, compares=2.0)])
+    events = await pre_copy(fakes)
+    last = [event for event in events if isinstance(event, Estimated)][-1]
+    assert last.wire_bytes_per_second == pytest.approx(WIRE_RATE)
+    assert last.remaining_wire_bytes == pytest.approx(4000 * PAGE_SIZE)
+    assert last.expected_downtime < 0.3
+
+
+async def test_what_was_expected_without_the_copies_is_no_best() -> None:
+    """Nothing to send but copies looks like no downtime at all, and no round after it like a better one."""
+    rounds = [Round(PAGES - 5000, twins=5000, written=0)]
+    rounds += [Round(20_000, written=round(20_000 * 0.9**each)) for each in range(9)]
+    events = await pre_copy(Fakes([*rounds, Round(10_000, written=10)]))
+    assert events  # it went on for as long as each round was better than the one before
+
+
+async def test_rounds_that_do_not_help_end_with_the_best_of_them() -> None:
+    fakes = Fakes([Round(PAGES - 5000, twins=5000)] + [Round(20_000, written=20_000)] * 9)
+    with pytest.raises(StalledError, match="best so far 8[45]. ms"):
+        await pre_copy(fakes)
+    assert len(fakes.pushed) == 6, (
+        "five rounds behind the one with twins: the best, and four that are not better"
+    )
