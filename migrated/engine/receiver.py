@@ -7,18 +7,14 @@ from RUN on it only goes forward, also after a crash.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import xxhash
 
-from migrated.compression import worker
-from migrated.compression.jobs import ToCopy, ToUnpack
 from migrated.compression.layout import RAW
-from migrated.compression.policy import running_mean
 from migrated.compression.stage import Stage
 from migrated.engine.events import (
-    BatchMoved,
     Connected,
     Estimated,
     Event,
@@ -35,6 +31,7 @@ from migrated.engine.events import (
 from migrated.engine.events import Failed as FailedEvent
 from migrated.engine.lanes import Lane, Lanes
 from migrated.engine.options import MAX_DEVICE_STATE, START_FAILED
+from migrated.engine.placing import Placing
 from migrated.engine.ports import Channel, in_thread, readable, see_through
 from migrated.engine.progress import Progress as Shown
 from migrated.engine.progress import Tally
@@ -53,7 +50,6 @@ from migrated.guests.base import TargetGuest
 from migrated.protocol import (
     COPIES,
     DELTA,
-    RAW_CODEC,
     Aborted,
     Accept,
     BatchHeader,
@@ -76,7 +72,6 @@ from migrated.protocol import (
     RoundDone,
     RoundEnd,
     Running,
-    data_size,
 )
 
 __all__ = ["THIS_SIDE", "Receiver"]
@@ -89,9 +84,6 @@ _TELL_SECONDS = 1.0
 
 _PROGRESS_SECONDS = 0.1
 """At most this often the source is told how far the pages got."""
-
-_FRESH = 0.2
-"""Weight of a batch in the running mean of what one takes."""
 
 _MOST_PICOSECONDS = (1 << 32) - 1
 
@@ -138,12 +130,7 @@ class Receiver:
         self._round_began = 0.0
         self._shown_round = 0
         self._announced = sum(region.size_bytes for region in offer.regions) // offer.page_size
-        self._round_pages = 0
-        self._round_bytes = 0
-        self._batches = 0
         self._told = 0.0
-        self._unpacking = 0.0
-        self._raw_bytes = 0
         self._lanes = Lanes(
             channel,
             most=accept.streams,
@@ -160,7 +147,14 @@ class Receiver:
             page_size=offer.page_size,
             seed=offer.digest_seed,
         )
-        self._pending: set[asyncio.Task[None]] = set()
+        self._placing = Placing(
+            self._stage,
+            codecs=accept.codecs,
+            page_size=offer.page_size,
+            observer=self._observe,
+            fail=self.cancel,
+            placed=self._tell_progress,
+        )
         self._broken: MigratedError | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -314,66 +308,18 @@ class Receiver:
             self._stage.give_slot(slot)
             raise
         self._lanes.came()
-        self._beside(self._place(header, slot))
+        self._placing.batch(header, slot)
         await asyncio.sleep(0)  # more may be there already, and others have their turn
 
-    async def _place(self, header: BatchHeader, slot: int) -> None:
-        codec = RAW if header.codec == RAW_CODEC else self._accept.codecs[header.codec - RAW_CODEC - 1]
-        job = ToUnpack(
-            region=header.region,
-            slot=slot,
-            payload_bytes=header.payload_bytes,
-            checksum=header.checksum,
-            codec=codec,
-            level=max(1, header.level),
-            data_pages=header.data_pages,
-            zero_pages=header.zero_pages,
-            data_runs=header.data_runs,
-            zero_runs=header.zero_runs,
-            blocks=header.blocks,
-            delta_pages=header.delta_pages,
-            delta_words=header.delta_words,
-        )
-        try:
-            placed = await self._stage.run(worker.unpack, job)
-        except Exception as error:
-            self._fail(error)
-            return
-        finally:
-            self._stage.give_slot(slot)
-        page_size = self._offer.page_size
-        raw_bytes = header.data_pages * page_size
-        data_bytes = data_size(header.data_pages, header.delta_pages, header.delta_words, page_size)
-        self._raw_bytes += raw_bytes
-        self._batches += 1
-        if raw_bytes:
-            took = placed.seconds / raw_bytes / self._stage.workers
-            self._unpacking = running_mean(self._unpacking, took, _FRESH)
-        self._round_pages += header.data_pages
-        self._round_bytes += header.payload_bytes
-        self._observe(
-            BatchMoved(
-                codec,
-                header.data_pages,
-                header.zero_pages,
-                0,
-                raw_bytes,
-                header.payload_bytes,
-                placed.cpu_seconds,
-                header.level,
-                delta_pages=header.delta_pages,
-                saved_bytes=raw_bytes - data_bytes,
-            )
-        )
+    async def _tell_progress(self) -> None:
+        """Behind a batch: now and then, and only where nothing more important is being said."""
         now = self._clock()
-        if now - self._told >= _PROGRESS_SECONDS and not self._ready and not self._channel.sending:
-            self._told = now
-            with contextlib.suppress(MigratedError):
-                await self._channel.send(
-                    Progress(
-                        self._batches, self._raw_bytes, min(_MOST_PICOSECONDS, int(1e12 * self._unpacking))
-                    )
-                )
+        if now - self._told < _PROGRESS_SECONDS or self._ready or self._channel.sending:
+            return
+        self._told = now
+        picoseconds = min(_MOST_PICOSECONDS, int(1e12 * self._placing.unpacking))
+        with contextlib.suppress(MigratedError):
+            await self._channel.send(Progress(self._placing.batches, self._placing.raw_bytes, picoseconds))
 
     def _show_round(self, number: int) -> None:
         """The first of a round has come; until its end no digest is taken."""
@@ -389,50 +335,21 @@ class Receiver:
                 f"the source sent {message.pages} copies of region {message.region}, which were not agreed on"
             )
         self._show_round(message.round)
-        slot = await self._stage.take_slot()  # it bounds what is under way
-        self._beside(self._copy(message, slot))
-
-    async def _copy(self, message: Copies, slot: int) -> None:
-        job = ToCopy(message.region, message.runs, message.pages, message.bases)
-        try:
-            copied = await self._stage.run(worker.copy, job)
-        except Exception as error:
-            self._fail(error)
-            return
-        finally:
-            self._stage.give_slot(slot)
-        self._observe(
-            BatchMoved(RAW, 0, 0, 0, 0, len(message.runs), copied.cpu_seconds, copied_pages=message.pages)
-        )
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it while the reader goes on; the round ends behind it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
-
-    def _fail(self, error: Exception) -> None:
-        """A batch cannot be put in place, while the reader may be waiting for a source that waits for us."""
-        known = error if isinstance(error, MigratedError) else MigratedError(f"a worker failed: {error!r}")
-        self.cancel(known)
-
-    async def _drain(self) -> None:
-        while self._pending:
-            await asyncio.wait(set(self._pending))
+        self._placing.copies(message, await self._stage.take_slot())
 
     async def _put_away(self) -> None:
         await self._lanes.stop()
-        await self._drain()
+        await self._placing.drain()
         await self._stage.close()
 
     async def _end_round(self, message: RoundEnd) -> None:
         """The barrier: every page of the round is in place before one of the next is touched."""
         await self._lanes.rest_of_round(message.batches, self._handle)
-        await self._drain()
+        await self._placing.drain()
         if self._broken is not None:
             raise self._broken
         ended = (message.round, message.batches, message.pages)
-        had = (self._rounds + 1, self._lanes.arrived, self._round_pages)
+        had = (self._rounds + 1, self._lanes.arrived, self._placing.round_pages)
         if ended != had:
             if self._lanes.error is not None:
                 raise self._lanes.error
@@ -442,10 +359,10 @@ class Receiver:
             )
         self._rounds = message.round
         now = self._clock()
-        self._observe(
-            RoundFinished(message.round, now - self._round_began, self._round_pages, self._round_bytes)
-        )
-        self._round_began, self._lanes.arrived, self._round_pages, self._round_bytes = now, 0, 0, 0
+        took, placing = now - self._round_began, self._placing
+        self._observe(RoundFinished(message.round, took, placing.round_pages, placing.round_bytes))
+        self._round_began, self._lanes.arrived = now, 0
+        placing.next_round()
         await self._channel.send(RoundDone(message.round))
 
     # -- switchover --------------------------------------------------------------------------------
@@ -565,7 +482,7 @@ class Receiver:
             known = error if isinstance(error, MigratedError) else MigratedError(f"it stopped: {error!r}")
             self._why_aborted = relayed(known, THIS_SIDE)[0]
             await self._lanes.stop()
-            await self._drain()
+            await self._placing.drain()
             await self._record_aborted()
             try:
                 await in_thread(self._target.discard)

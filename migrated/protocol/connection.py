@@ -22,7 +22,8 @@ from typing_extensions import Buffer
 from migrated.errors import ConnectionLostError, MigratedError, ProtocolError
 from migrated.protocol.batch import HEADER_BYTES, BatchHeader, BatchLimits
 from migrated.protocol.frames import BATCH_TYPE, FRAME, FRAME_BYTES, MAGIC, PREAMBLE, WIRE_FORMAT
-from migrated.protocol.messages import MAX_CONTROL_BODY, MESSAGES, Message, pack, unpack
+from migrated.protocol.messages import MAX_CONTROL_BODY, MESSAGES, Message
+from migrated.protocol.packing import pack, unpack
 from migrated.protocol.states import FINAL_STATES, TRANSITIONS, EventType, Role, State, next_state
 
 __all__ = ["MAX_BUFFERED", "READ_BYTES", "Connection", "LocalProtocolError"]

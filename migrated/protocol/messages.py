@@ -1,4 +1,4 @@
-"""The control messages, and their bodies: one msgpack map each, with the field names as keys.
+"""The control messages; in which bytes they travel is :mod:`migrated.protocol.packing`'s.
 
 A message checks itself when it is made, so one that exists is within its bounds, whoever made it; the
 ``ValueError`` says what is wrong. Text for people (``what``, ``hint``, ``reason``, ``sender``, ``software``)
@@ -12,12 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import msgpack  # type: ignore[import-untyped]
-
-from migrated.errors import ProtocolError
 from migrated.protocol.records import (
     CODEC,
-    MAX_TEXT,
     MAX_VERSION,
     U32,
     U64,
@@ -72,8 +68,6 @@ __all__ = [
     "RoundDone",
     "RoundEnd",
     "Running",
-    "pack",
-    "unpack",
 ]
 
 MAX_CONTROL_BODY = 1 << 20
@@ -598,30 +592,3 @@ MESSAGES: dict[int, type[Message]] = {
     )
 }
 """Every message by its type on the wire."""
-
-
-def pack(message: Message) -> bytes:
-    """The body of ``message``; ``ValueError`` if it is longer than its kind may be."""
-    body: bytes = msgpack.packb(message.to_wire())
-    if len(body) > message.body_limit:
-        raise ValueError(f"{type(message).__name__} has {len(body)} bytes, {message.body_limit} are allowed")
-    return body
-
-
-def unpack(cls: type[Message], body: bytes) -> Message:
-    """The message of kind ``cls`` in ``body``; :class:`migrated.errors.ProtocolError` if there is none."""
-    try:
-        content = msgpack.unpackb(
-            body,
-            use_list=False,
-            max_str_len=4 * MAX_TEXT,
-            max_bin_len=MAX_DEVICE_STATE_CHUNK,
-            max_array_len=1024,
-            max_map_len=64,
-            max_ext_len=0,
-        )
-        if not isinstance(content, dict):
-            raise ValueError("the body is no map")  # noqa: TRY004
-        return cls.from_wire(content)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"the peer's {cls.__name__} cannot be read: {error}") from error

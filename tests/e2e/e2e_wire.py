@@ -24,7 +24,7 @@ from migrated.protocol import (
     Role,
 )
 from migrated.protocol.frames import BATCH_TYPE, FRAME, PREAMBLE
-from migrated.protocol.messages import pack
+from migrated.protocol.packing import pack
 
 PAGE = 4096
 

@@ -145,7 +145,7 @@ async def test_what_was_expected_without_the_copies_is_no_best() -> None:
 
 async def test_rounds_that_do_not_help_end_with_the_best_of_them() -> None:
     fakes = Fakes([Round(PAGES - 5000, twins=5000)] + [Round(20_000, written=20_000)] * 9)
-    with pytest.raises(StalledError, match="best so far 8[45]. ms"):
+    with pytest.raises(StalledError, match=r"best so far 8[45]. ms"):
         await pre_copy(fakes)
     assert len(fakes.pushed) == 6, (
         "five rounds behind the one with twins: the best, and four that are not better"

@@ -30,8 +30,8 @@ from migrated.protocol.messages import (
     RoundDone,
     RoundEnd,
     Running,
-    pack,
 )
+from migrated.protocol.packing import pack
 from migrated.protocol.states import FINAL_STATES, TRANSITIONS, Role, State
 
 Event = Message | BatchHeader

@@ -40,9 +40,8 @@ from migrated.protocol.messages import (
     RoundDone,
     RoundEnd,
     Running,
-    pack,
-    unpack,
 )
+from migrated.protocol.packing import pack, unpack
 from migrated.protocol.records import MAX_TEXT
 
 U32 = st.integers(0, (1 << 32) - 1)

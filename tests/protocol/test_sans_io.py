@@ -15,7 +15,7 @@ ALLOWED = {
     "typing",
     "typing_extensions",
 }
-ORDER = ["frames", "records", "messages", "batch", "negotiate", "states", "connection", "__init__"]
+ORDER = ["frames", "records", "messages", "packing", "batch", "negotiate", "states", "connection", "__init__"]
 
 
 def imported(path: Path) -> set[str]:

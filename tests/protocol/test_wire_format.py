@@ -7,7 +7,8 @@ import pytest
 from migrated.protocol import Connection, Role, State
 from migrated.protocol.batch import BatchHeader, BatchLimits
 from migrated.protocol.frames import FRAME_BYTES, PREAMBLE
-from migrated.protocol.messages import MESSAGES, Message, unpack
+from migrated.protocol.messages import MESSAGES, Message
+from migrated.protocol.packing import unpack
 from migrated.protocol.states import TRANSITIONS
 
 FROZEN = {
