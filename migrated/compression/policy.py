@@ -62,6 +62,14 @@ class Cost:
         """CPU seconds on both sides: the destination usually gives fewer workers to it."""
         return self.seconds + self.unpacking
 
+    def towards(self, other: "Cost", share: float) -> "Cost":
+        """What lies so far on the way from this one to ``other``."""
+        return Cost(
+            self.seconds + share * (other.seconds - self.seconds),
+            self.wire + share * (other.wire - self.wire),
+            self.unpacking + share * (other.unpacking - self.unpacking),
+        )
+
 
 _FREE = Cost(0.0, 1.0)
 
@@ -85,7 +93,7 @@ class Choice:
     why: Why
 
 
-_WORTH = 0.03
+_WORTH = 0.02
 """Wire bytes that a rung must save of those of the one below it, as a share: less than that is noise."""
 
 _MIXES = 8
@@ -102,6 +110,12 @@ _TELLING_BYTES = 64 << 10
 
 _BLIND = 32
 """Batches that learn nothing of what compressing would do, until the guest's pages are sampled again."""
+
+_SAMPLES = 6
+"""Samples that are taken while the link leaves workers the time: one is of few pages, and may be of odd ones."""
+
+_BETWEEN = 4
+"""Batches between two of them."""
 
 _START_BYTES = 8 << 20
 """Sent bytes before the link counts as measured: the first ones only fill its buffers."""
@@ -195,6 +209,8 @@ class Auto:
         self._first = rungs[0] if rungs else NONE
         self._workers, self._far_workers = workers, far_workers
         self._sampled: dict[Rung, Cost] = {}
+        self._samples = 0
+        self._used = NONE
         self._hardness = 0.0
         self._overhead = 0.0
         self._stretch = 1.0
@@ -205,6 +221,7 @@ class Auto:
         self._sending = 0.0
         self._owed = 0.0
         self._blind = _BLIND
+        self._spare = 0
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
@@ -227,17 +244,30 @@ class Auto:
     @property
     def wants_sample(self) -> bool:
         """Whether too little is known of the pages that come now: at first, and while nothing is compressed although
-        the link is what is slow."""
-        return self._blind >= _BLIND
+        the link is what is slow; some more samples are wanted while the link is, so that workers have the time."""
+        return self._blind >= _BLIND or (0 < self._samples < _SAMPLES and self._spare >= _BETWEEN)
 
     def sampling(self) -> None:
         """A sample is being taken."""
-        self._blind = 0
+        if self._blind >= _BLIND:
+            self._samples = 0  # what was known has not helped
+        self._blind = self._spare = 0
 
     def sampled(self, costs: Mapping[Rung, Cost]) -> None:
-        """Take in what a sample of the guest's pages cost; of pages of zeros that is nothing."""
-        self._sampled |= costs
+        """Take in what a sample of the guest's pages cost; of pages of zeros that is nothing. Samples add up to their
+        mean, until nothing that is known helps."""
+        if not costs:
+            return
+        self._samples += 1
+        in_use = self._known.get(self._used)
+        for rung, cost in costs.items():
+            old = self._sampled.get(rung, cost) if self._samples > 1 else cost
+            self._sampled[rung] = old.towards(cost, 1 / self._samples)
+        now = self._sampled.get(self._used)
+        # What the batches said of the pages that come now stays true.
         self._hardness = 0.0
+        if self._samples > 1 and in_use and now:
+            self._hardness = _hardness(now.wire, min(1.0, in_use.wire))
 
     def packed(
         self,
@@ -258,6 +288,7 @@ class Auto:
         old = self._sampled.get(rung)
         if rung == NONE or old is None:
             return
+        self._used = rung
         # Pages that are harder for one codec are harder for all of them, or who meets them looks worse than it is.
         now = min(1.0, wire_bytes / raw_bytes)
         self._hardness += _FRESH * (_hardness(old.wire, now) - self._hardness)
@@ -298,6 +329,7 @@ class Auto:
             self._owed -= 1.0
             rung = place.high
         self._blind += rung == NONE and place.why is Why.LINK
+        self._spare += place.why is Why.LINK
         return Choice(rung, place.why)
 
     def _places(self) -> Iterator[_Place]:
@@ -310,14 +342,12 @@ class Auto:
 
     def _place(self, known: Mapping[Rung, Cost], low: Rung, high: Rung, share: float) -> _Place:
         left, right = known.get(low, _FREE), known.get(high, _FREE)
-        seconds = left.seconds + share * (right.seconds - left.seconds)
-        wire = left.wire + share * (right.wire - left.wire)
-        unpacking = left.unpacking + share * (right.unpacking - left.unpacking)
+        mix = left.towards(right, share)
         return _Place(
             low,
             high,
             share,
-            here=self._stretch * (self._overhead + seconds) / self._workers,
-            link=self._link * wire,
-            there=self._there + self._stretch * (unpacking - self._unpacking) / self._far_workers,
+            here=self._stretch * (self._overhead + mix.seconds) / self._workers,
+            link=self._link * mix.wire,
+            there=self._there + self._stretch * (mix.unpacking - self._unpacking) / self._far_workers,
         )

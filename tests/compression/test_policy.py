@@ -178,6 +178,57 @@ def test_pages_that_are_not_compressed_are_sampled_again_while_the_link_is_slow(
     assert not auto.wants_sample, "what is fast enough as it is need not be known"
 
 
+def test_one_odd_sample_is_made_up_for_while_the_link_leaves_the_time() -> None:
+    odd = SMALL | {ZSTD6: Cost(17.7e-9, 0.335, 1.4e-9)}
+    made = pipeline(25e6, odd)
+    auto = made.auto
+    assert isinstance(auto, Auto)
+    auto.sampling()
+    auto.sampled(odd)
+    made.run(40)
+    assert ZSTD6 not in made.used, "in those pages it hardly saves anything"
+    while auto.wants_sample:
+        auto.sampling()
+        auto.sampled(SMALL)
+        made.run(8)
+    made.used.clear()
+    made.run(40)
+    assert made.used[ZSTD6] > 20
+
+
+def test_no_more_than_some_samples_are_taken() -> None:
+    made = pipeline(12.5e6)
+    auto = made.auto
+    assert isinstance(auto, Auto)
+    taken = 0
+    while auto.wants_sample:
+        auto.sampling()
+        auto.sampled(GUEST)
+        taken += 1
+        made.run(20)
+    assert taken == 6
+
+
+def test_workers_that_are_what_is_slow_take_no_further_sample() -> None:
+    made = pipeline(1e9, SMALL)
+    auto = made.auto
+    assert isinstance(auto, Auto)
+    auto.sampling()
+    auto.sampled(SMALL)
+    made.run(100)
+    assert not auto.wants_sample
+
+
+def test_a_further_sample_leaves_what_batches_have_shown() -> None:
+    auto = Auto(RUNGS, workers=2)
+    auto.sampled(SMALL)
+    for _ in range(60):
+        auto.packed(ZSTD, 10_000, 6800, codec_seconds=5e-5, cpu_seconds=6e-5, seconds=6e-5)
+    auto.sampled({rung: Cost(cost.seconds, cost.wire / 2, cost.unpacking) for rung, cost in SMALL.items()})
+    assert auto._known[ZSTD].wire == pytest.approx(0.68, rel=0.01), "twice what the sample was"
+    assert auto._known[LZ4].wire > 0.7
+
+
 def test_a_sample_of_zeros_says_nothing_and_another_is_taken() -> None:
     auto = Auto(RUNGS, workers=2)
     auto.sampling()
