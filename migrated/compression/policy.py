@@ -28,7 +28,7 @@ does, or while it moves no more than the destination's workers can take: so it i
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
@@ -244,7 +244,7 @@ class Auto:
     @property
     def wants_sample(self) -> bool:
         """Whether too little is known of the pages that come now: at first, and while nothing is compressed although
-        the link is what is slow; some more samples are wanted while the link is, so that workers have the time."""
+        the link is what is slow. Where compressing pays some more are wanted, while the link leaves workers time."""
         return self._blind >= _BLIND or (0 < self._samples < _SAMPLES and self._spare >= _BETWEEN)
 
     def sampling(self) -> None:
@@ -262,7 +262,9 @@ class Auto:
         in_use = self._known.get(self._used)
         for rung, cost in costs.items():
             old = self._sampled.get(rung, cost) if self._samples > 1 else cost
-            self._sampled[rung] = old.towards(cost, 1 / self._samples)
+            mean = old.towards(cost, 1 / self._samples)
+            # What its batches take is known better.
+            self._sampled[rung] = replace(mean, seconds=old.seconds) if rung == self._used else mean
         now = self._sampled.get(self._used)
         # What the batches said of the pages that come now stays true.
         self._hardness = 0.0
@@ -328,8 +330,11 @@ class Auto:
         if self._owed >= 1.0 - 1e-9:
             self._owed -= 1.0
             rung = place.high
-        self._blind += rung == NONE and place.why is Why.LINK
-        self._spare += place.why is Why.LINK
+        if rung != NONE:
+            self._blind = 0
+            self._spare += place.why is Why.LINK
+        elif place.why is Why.LINK:
+            self._blind += 1
         return Choice(rung, place.why)
 
     def _places(self) -> Iterator[_Place]:

@@ -157,13 +157,13 @@ class PreCopy:
     async def _push_all(self, pending: list[PageSet]) -> RoundResult:
         looking = asyncio.ensure_future(self.emptied())
         try:
-            result = await self._pusher.push(self.round, pending, first=self.round == 1)
+            result = await self._pusher.push(self.round, pending, first=self.round == 1, last=True)
             emptied = await looking
         finally:
             await asyncio.gather(looking, return_exceptions=True)
         for pages, sent in zip(emptied, pending, strict=True):
             pages.mask &= ~sent.mask
-        return result + await self._pusher.push(self.round, emptied, first=False)
+        return result + await self._pusher.push(self.round, emptied, first=False, last=True)
 
     async def emptied(self) -> list[PageSet]:
         """The pages that were sent with content and have none any more.

@@ -33,7 +33,7 @@ _SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 12, 16
 
 
 _SAMPLED_PAGES = 1 << 14
-"""A later round with fewer pages is over before a sample is of use; it may be the one for which the guest is paused."""
+"""A later round with fewer pages is over before a sample is of use."""
 
 _MOST_TWINS = 1 << 20
 """72 MB of this process, while they are sorted; 4 GiB of the guest."""
@@ -138,7 +138,9 @@ class Pusher:
             for runs in pages.batches(limit):
                 yield region, runs
 
-    async def push(self, number: int, dirty: Sequence[PageSet], *, first: bool) -> RoundResult:
+    async def push(
+        self, number: int, dirty: Sequence[PageSet], *, first: bool, last: bool = False
+    ) -> RoundResult:
         """Pack and send every page of ``dirty``, one set a region; returns when the last batch is sent.
 
         Pages whose content is what was sent before are dropped, except in the first round. On any failure
@@ -156,7 +158,7 @@ class Pusher:
                 self._stage.give_slot(slot)
 
         async with asyncio.TaskGroup() as group:
-            long = first or sum(map(len, dirty)) >= _SAMPLED_PAGES
+            long = first or (not last and sum(map(len, dirty)) >= _SAMPLED_PAGES)
             for region, runs in self._cut(dirty):
                 slot = await self._stage.take_slot()
                 if long and self._tuning.fixed is None and self._auto.wants_sample:

@@ -187,9 +187,10 @@ def test_one_odd_sample_is_made_up_for_while_the_link_leaves_the_time() -> None:
     auto.sampled(odd)
     made.run(40)
     assert ZSTD6 not in made.used, "in those pages it hardly saves anything"
-    while auto.wants_sample:
-        auto.sampling()
-        auto.sampled(SMALL)
+    for _ in range(5):
+        if auto.wants_sample:
+            auto.sampling()
+            auto.sampled(SMALL)
         made.run(8)
     made.used.clear()
     made.run(40)
@@ -201,12 +202,27 @@ def test_no_more_than_some_samples_are_taken() -> None:
     auto = made.auto
     assert isinstance(auto, Auto)
     taken = 0
-    while auto.wants_sample:
-        auto.sampling()
-        auto.sampled(GUEST)
-        taken += 1
+    for _ in range(20):
+        if auto.wants_sample:
+            auto.sampling()
+            auto.sampled(GUEST)
+            taken += 1
         made.run(20)
     assert taken == 6
+
+
+def test_where_nothing_can_be_compressed_a_sample_is_taken_now_and_then() -> None:
+    made = pipeline(12.5e6, NOISE)
+    auto = made.auto
+    assert isinstance(auto, Auto)
+    taken = 0
+    for _ in range(20):
+        if auto.wants_sample:
+            auto.sampling()
+            auto.sampled(NOISE)
+            taken += 1
+        made.run(8)
+    assert 4 <= taken <= 6, "one in 32 of 160 batches"
 
 
 def test_workers_that_are_what_is_slow_take_no_further_sample() -> None:
@@ -226,7 +242,8 @@ def test_a_further_sample_leaves_what_batches_have_shown() -> None:
         auto.packed(ZSTD, 10_000, 6800, codec_seconds=5e-5, cpu_seconds=6e-5, seconds=6e-5)
     auto.sampled({rung: Cost(cost.seconds, cost.wire / 2, cost.unpacking) for rung, cost in SMALL.items()})
     assert auto._known[ZSTD].wire == pytest.approx(0.68, rel=0.01), "twice what the sample was"
-    assert auto._known[LZ4].wire > 0.7
+    assert auto._sampled[LZ4].wire == pytest.approx(0.75 * SMALL[LZ4].wire), "the mean of the two"
+    assert auto._sampled[ZSTD].seconds == pytest.approx(5e-9, rel=0.01), "what the batches took"
 
 
 def test_a_sample_of_zeros_says_nothing_and_another_is_taken() -> None:
