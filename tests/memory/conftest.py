@@ -1,7 +1,9 @@
 """A guest for the memory tests: a real process that does what the test tells it."""
 
 import ast
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +100,10 @@ class Guest:
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def close(self) -> None:
+        for each in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                for child in each.read_text().split():  # they have its pipes, too, and would keep them open
+                    os.kill(int(child), signal.SIGKILL)
         self.process.kill()
         self.process.communicate()
 

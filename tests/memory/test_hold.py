@@ -203,8 +203,9 @@ class TestHold:
         # clone(CLONE_VFORK | SIGCHLD): a plain fork whose parent waits; the child sleeps in pause()
         guest.ask("fork = lambda: libc.syscall(56, 0x4000 | 17, 0, 0, 0, 0) or signal.pause()")
         guest.ask("threading.Thread(target=fork).start()")
-        wait_for(lambda: "D" in states(guest.pid))
-        child = children(guest.pid)[0]
+        # A thread may wait uninterruptibly for something else, for an instant, before there is a child.
+        wait_for(lambda: bool(children(guest.pid)) and "D" in states(guest.pid))
+        (child,) = children(guest.pid)
         try:
             with pytest.raises(GuestError, match="uninterruptible"):
                 holder.hold(timeout=0.2)
