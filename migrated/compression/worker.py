@@ -148,8 +148,8 @@ class Worker:
         nonzero = nonzero_pages(pages)
         contents, terms = np.zeros((2, len(numbers)), dtype=np.uint64)
         seed = self._setup.seed
-        contents[nonzero] = content_hashes(self._select(pages, nonzero, data), self._setup.page_size, seed)
-        terms[nonzero] = terms_at(contents[nonzero], numbers[nonzero], job.region, seed)
+        hashes = content_hashes(self._select(pages, nonzero, data), self._setup.page_size, seed)
+        contents[nonzero], terms[nonzero] = hashes, terms_at(hashes, numbers[nonzero], job.region, seed)
         before = table[numbers]
         changed = terms != before if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
         travels = nonzero & changed

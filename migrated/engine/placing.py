@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from migrated.compression import worker
-from migrated.compression.jobs import ToCopy, ToUnpack
+from migrated.compression.jobs import ToCopy, ToUnpack, Unpacked
 from migrated.compression.layout import RAW
 from migrated.compression.policy import running_mean
 from migrated.compression.stage import Stage
@@ -90,13 +90,9 @@ class Placing:
             delta_pages=header.delta_pages,
             delta_words=header.delta_words,
         )
-        try:
-            done = await self._stage.run(worker.unpack, job)
-        except Exception as error:
-            self._fail(error)
+        done = await self._run(worker.unpack, job, slot)
+        if done is None:
             return
-        finally:
-            self._stage.give_slot(slot)
         raw_bytes = header.data_pages * self._page_size
         data_bytes = data_size(header.data_pages, header.delta_pages, header.delta_words, self._page_size)
         self.raw_bytes += raw_bytes
@@ -124,16 +120,24 @@ class Placing:
 
     async def _copy(self, message: Copies, slot: int) -> None:
         job = ToCopy(message.region, message.runs, message.pages, message.bases)
-        try:
-            done = await self._stage.run(worker.copy, job)
-        except Exception as error:
-            self._fail(error)
+        done = await self._run(worker.copy, job, slot)
+        if done is None:
             return
-        finally:
-            self._stage.give_slot(slot)
         self._observe(
             BatchMoved(RAW, 0, 0, 0, 0, len(message.runs), done.cpu_seconds, copied_pages=message.pages)
         )
+
+    async def _run(
+        self, function: Callable[..., Unpacked], job: ToUnpack | ToCopy, slot: int
+    ) -> Unpacked | None:
+        """A worker's answer; None if the migration has failed with this. The slot is free either way."""
+        try:
+            return await self._stage.run(function, job)
+        except Exception as error:
+            self._fail(error)
+            return None
+        finally:
+            self._stage.give_slot(slot)
 
     def _fail(self, error: Exception) -> None:
         known = error if isinstance(error, MigratedError) else MigratedError(f"a worker failed: {error!r}")
