@@ -1,5 +1,8 @@
 """``migrated bench``: measurements, one command each. What they measure is in :mod:`migrated.bench`."""
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -25,8 +28,23 @@ _ENGINE_EPILOG = example(
 )
 
 
-def _callback() -> None:
+def _callback(context: typer.Context) -> None:
     """Measure on this host: the engine, its stages, deltas, forecasts, virtual machines beside QEMU's own migration."""
+    context.with_resource(_ending_cleanly())
+
+
+@contextlib.contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """SIGTERM ends a measurement as Ctrl-C does: machines, hosts and memory files go, what was measured stays."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def engine(

@@ -1,10 +1,7 @@
 """``migrated bench vm`` and ``migrated bench show``: QEMU's own migration and ours, side by side."""
 
-import contextlib
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,8 +135,7 @@ def vm(
     else:
         results = Results.create(output, settings, host)
     try:
-        with _ending_cleanly():
-            run(machinery, list(steps(cells, modes, runs)), results, _tell)
+        run(machinery, list(steps(cells, modes, runs)), results, _tell)
     except KeyboardInterrupt:
         say(
             "ended early; "
@@ -151,20 +147,6 @@ def vm(
     if wrong:
         say(f"{len(wrong)} of {len(results.measurements)} guests were not intact")
         raise IntegrityError(f"{wrong[0].mode} in {wrong[0].link}, {wrong[0].guest}: {wrong[0].why}")
-
-
-@contextlib.contextmanager
-def _ending_cleanly() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: machines, hosts and memory files go, what was measured stays."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 _WIDE = 175
