@@ -4,7 +4,9 @@ The guest is opened as for a move, tracked and read; it is never paused. The des
 answers pings; nothing of it changes.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from migrated.client import capabilities, worker_counts
@@ -15,17 +17,20 @@ from migrated.config import SendSettings
 from migrated.config.model import NO_CODEC
 from migrated.engine.costs import Hosts
 from migrated.engine.forecast import Forecast, Job, predict
-from migrated.engine.options import AUTO, AUTO_RUNGS, OnStall, Verify
+from migrated.engine.options import AUTO, AUTO_RUNGS, OnStall, Verify, usable_streams
 from migrated.engine.rehearsal import Rehearsal
 from migrated.engine.survey import Survey, survey
+from migrated.engine.twins import may_copy
 from migrated.errors import RefusedError
 from migrated.guests.base import SourceGuest
 from migrated.net.address import Address
+from migrated.net.channel import SocketChannel
 from migrated.net.endpoints import dial
-from migrated.net.link import MeasuredLink, measure_link
+from migrated.net.link import MeasuredLink, measure_links
+from migrated.net.streams import streams_for
 from migrated.net.this_host import this_host
 from migrated.pages import PAGE_SIZE
-from migrated.protocol import DELTA, Capabilities
+from migrated.protocol import COPIES, DELTA, Capabilities
 
 __all__ = ["Plan", "Row", "make_plan"]
 
@@ -86,8 +91,8 @@ async def make_plan(
     usable = {name: levels for name, levels in shared.items() if set(levels) <= set(far.codecs.get(name, ()))}
     asked = _asked(send, usable)
     say(f"measuring the link to {address} ...")
-    link = await _measure(address, send)
     workers, far_workers = worker_counts(send)
+    link = await _measure(address, send, usable_streams(far.streams, workers))
     cores = usable_cores()
     say("trying out what the guest's pages cost, and watching it write ...")
     async with Rehearsal(
@@ -98,7 +103,8 @@ async def make_plan(
         batch_pages=min(send.batch_size // PAGE_SIZE, far.batch_pages_max),
         delta_cache=send.delta_cache if DELTA in far.features else 0,
     ) as tried:
-        found = await survey(guest, tried, seconds=seconds)
+        copies = COPIES in far.features and may_copy(guest.tracker, send.max_rounds)
+        found = await survey(guest, tried, seconds=seconds, copies=copies)
     hosts = Hosts(
         link=min(link.bytes_per_second, send.bandwidth),
         round_trip=link.round_trip,
@@ -140,13 +146,22 @@ def _rungs(asked: Rung | None, usable: Mapping[str, tuple[int, ...]]) -> Iterato
         yield asked
 
 
-async def _measure(address: Address, send: SendSettings) -> MeasuredLink:
-    channel = await dial(address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout)
-    try:
-        channel.set_rate(send.bandwidth)
-        return await measure_link(channel, seconds=_LINK_SECONDS)
-    finally:
-        await channel.close()
+async def _measure(address: Address, send: SendSettings, most: int) -> MeasuredLink:
+    """Over as many connections as the migration would have, ``most`` at most."""
+    async with AsyncExitStack() as ends:
+
+        async def connect() -> SocketChannel:
+            made = await dial(address, connect_timeout=send.connect_timeout, idle_timeout=send.idle_timeout)
+            ends.push_async_callback(made.close)
+            return made
+
+        first = await connect()
+        first.set_rate(send.bandwidth)
+        wanted = min(most, send.streams or streams_for(first.round_trip))
+        more = await asyncio.gather(*(connect() for _ in range(wanted - 1)))
+        for each in more:
+            each.help(first)
+        return await measure_links((first, *more), seconds=_LINK_SECONDS)
 
 
 def _job(guest: SourceGuest, found: Survey, send: SendSettings, batch_pages: int) -> Job:

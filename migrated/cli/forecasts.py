@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from migrated.cli.packing import packing
+from migrated.compression.duplicates import LEAST_SHARE
 from migrated.compression.policy import NONE, Rung
 from migrated.engine.costs import Limit, Mix
 from migrated.engine.forecast import Forecast
@@ -40,15 +41,17 @@ def header(plan: Plan, guest: str, destination: str) -> list[str]:
     found, hosts, link = plan.survey, plan.hosts, plan.link
     used = f"{format_size(found.pages * PAGE_SIZE)} in use"
     zero = f", {1 - found.memory.data_share:.0%} of that zero" if found.pages else ""
+    twice = f", {found.memory.twins:.0%} of the rest there twice" if found.memory.twins >= LEAST_SHARE else ""
     limited = f", limited by --bandwidth to {format_rate(plan.send.bandwidth)}" if _is_limited(plan) else ""
     rate = f"{format_rate(link.bytes_per_second)}, round trip {format_duration(link.round_trip)}"
+    several = f", over {link.connections} connections" if link.connections > 1 else ""
     busy = f", busy: a worker gets {hosts.speed:.0%} of one" if hosts.speed < _BUSY else ""
     here = f"{hosts.workers} workers, {hosts.cores} cores{busy}"
     cores = "on the same cores" if hosts.shared else f"{hosts.far_cores or 'unknown'} cores"
     return [
-        f"guest   {guest}: {format_size(found.total_bytes)}, {used}{zero}",
+        f"guest   {guest}: {format_size(found.total_bytes)}, {used}{zero}{twice}",
         f"writes  {_writes(plan)}; tracker {plan.guest.tracker.name}",
-        f"link    {destination}: {rate}{limited}",
+        f"link    {destination}: {rate}{several}{limited}",
         f"here    {here}; there {hosts.far_workers} workers, {cores}",
     ]
 
@@ -201,6 +204,7 @@ def as_plain(plan: Plan) -> dict[str, Any]:
         "total_bytes": found.total_bytes,
         "used_bytes": found.pages * PAGE_SIZE,
         "zero_share": 1 - found.memory.data_share if found.pages else 0.0,
+        "copies_share": found.memory.twins,
         "writes": [{"seconds": when, "bytes": pages * PAGE_SIZE} for when, pages in found.writing.points],
         "scan_seconds": found.scan_seconds,
         "link": asdict(plan.link),

@@ -48,6 +48,7 @@ def plan(
     decompress_workers: flags.DecompressWorkers = None,
     batch_size: flags.BatchSize = None,
     delta_cache: flags.DeltaCache = None,
+    streams: flags.Streams = None,
     downtime: flags.Downtime = None,
     max_rounds: flags.MaxRounds = None,
     on_stall: flags.OnStall = None,

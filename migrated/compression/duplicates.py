@@ -10,12 +10,24 @@ from numpy.typing import NDArray
 
 from migrated.memory.shared import SharedMemory
 
-__all__ = ["Duplicates", "Worth", "table_size"]
+__all__ = ["LEAST_SHARE", "UNSURE_PAGES", "Duplicates", "Worth", "share_of_twins", "table_size"]
 
 _ENTRY_BYTES = 8
 _MOST_ENTRIES = 1 << 20
 """8 MiB. Of a guest with more pages, content that came again soon is found, and of the rest what was not yet
 overwritten."""
+
+LEAST_SHARE = 0.04
+"""Of the pages with data: fewer duplicates do not pay for the round."""
+
+_ENOUGH = 1024
+"""Pages looked at before anything is decided, and those after which what was seen before counts half."""
+
+_SAMPLE_BITS = 3
+"""One content in eight is looked at before."""
+
+UNSURE_PAGES = _ENOUGH << _SAMPLE_BITS
+"""With data: so many a worker sends before it knows whether leaving some out pays."""
 
 _HALF = np.uint64(32)
 _LOW = np.uint64((1 << 32) - 1)
@@ -57,6 +69,20 @@ def _pages(words: NDArray[np.uint64], entries: NDArray[np.uint64]) -> NDArray[np
     return np.where(same, (words & _LOW).astype(np.int64) - 1, -1)
 
 
+def share_of_twins(bases: NDArray[np.int64], pages: int, sampled: float) -> float:
+    """How many of all pages have the content of one before, 0 to 1, by a sample: a share ``sampled`` of them all was
+    looked at, ``pages``, and ``bases`` are those whose content was met again, once for each time.
+
+    Of content that is there twice both pages must be in the sample to be seen, so that is seen too seldom by the share
+    once more. What was met twice again is there often, and seen as often as it is.
+    """
+    if not pages:
+        return 0.0
+    _, times = np.unique(bases, return_counts=True)
+    once = int(np.count_nonzero(times == 1))
+    return min(1.0, (once / sampled + len(bases) - once) / pages)
+
+
 class Worth:
     """Whether leaving pages out pays: a round more takes some 50 ms, a look at a page 0.3 us, comparing and copying one
     10 us on both sides; packing, unpacking and sending it 15 to 30. A pure policy.
@@ -65,13 +91,7 @@ class Worth:
     all.
     """
 
-    _ENOUGH = 1024
-    """Pages looked at before anything is decided, and those after which what was seen before counts half."""
-
-    _SAMPLE_SHIFT = np.uint64(64 - 3)
-
-    _LEAST = 0.04
-    """Of the pages: fewer duplicates do not pay for the round."""
+    _SAMPLE_SHIFT = np.uint64(64 - _SAMPLE_BITS)
 
     def __init__(self) -> None:
         self.pays = False
@@ -86,7 +106,7 @@ class Worth:
         """Of so many pages so many seemed to be there twice."""
         self._pages += pages
         self._found += found
-        if self._pages >= self._ENOUGH:
-            self.pays = self._found >= self._LEAST * self._pages
-        if self._pages >= 2 * self._ENOUGH:
+        if self._pages >= _ENOUGH:
+            self.pays = self._found >= LEAST_SHARE * self._pages
+        if self._pages >= 2 * _ENOUGH:
             self._pages, self._found = self._pages // 2, self._found // 2

@@ -213,13 +213,21 @@ class Worker:
         if self._duplicates is None or not job.duplicates:
             return bases
         rows = np.flatnonzero(travels & self._leaving_out.looks(contents))
-        first = self._firsts[job.region]
-        found = self._duplicates.find(contents[rows], numbers[rows] + first) - first
-        found[(found < 0) | (found >= self._regions[job.region].pages)] = -1  # none, or one of another region
+        found = self._met(job.region, contents[rows], numbers[rows])
         self._leaving_out.saw(len(found), int(np.count_nonzero(found >= 0)))
         if self._leaving_out.pays:
             bases[rows] = found
         return bases
+
+    def _met(
+        self, region: int, contents: NDArray[np.uint64], numbers: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """For each page one of the same region that was met with that content, or -1; these are met from now on."""
+        assert self._duplicates is not None
+        first = self._firsts[region]
+        found = self._duplicates.find(contents, numbers + first) - first
+        found[(found < 0) | (found >= self._regions[region].pages)] = -1  # none, or one of another region
+        return found
 
     def _words(self, data: memoryview) -> NDArray[np.uint64]:
         """``data`` as one row of words a page."""
@@ -302,10 +310,7 @@ class Worker:
 
     def sample(self, job: ToSample) -> dict[Rung, Cost]:
         """What each of the rungs takes for these pages; empty if all of them are zero."""
-        runs = np.frombuffer(job.runs, dtype=np.int64).reshape(-1, 2)
-        size = int(runs[:, 1].sum()) * self._setup.page_size
-        data = self._read[:size]
-        self._regions[job.region].read(runs, data)
+        _, data = self._load(job.region, job.runs)
         pages = self._words(data)
         kept = self._select(pages, nonzero_pages(pages), data)
         found: dict[Rung, Cost] = {}
@@ -419,14 +424,29 @@ class Worker:
         deltas.apply(self._words(pages))
         return pages
 
+    def meet(self, region: int, runs: bytes) -> tuple[int, bytes]:
+        """How many of these pages have data, and for each that has the content of one met before that one: its number
+        in the region, the bytes of int64. Nothing else is done with them."""
+        numbers, data = self._load(region, runs)
+        pages = self._words(data)
+        nonzero = nonzero_pages(pages)
+        contents = content_hashes(self._select(pages, nonzero, data), self._setup.page_size, self._setup.seed)
+        found = self._met(region, contents, numbers[nonzero])
+        return len(contents), found[found >= 0].tobytes()
+
     def rehash(self, region: int, runs: bytes) -> int:
         """The sum of the terms of these pages as they are in memory now, modulo 2**64."""
+        numbers, data = self._load(region, runs)
+        terms = self._hash(data, numbers, region)
+        return region_sum(terms[nonzero_pages(self._words(data))])
+
+    def _load(self, region: int, runs: bytes) -> tuple[NDArray[np.int64], memoryview]:
+        """The pages' numbers, and what is in them."""
         pieces = np.frombuffer(runs, dtype=np.int64).reshape(-1, 2)
         numbers = pages_of_runs(pieces)
         data = self._read[: len(numbers) * self._setup.page_size]
         self._regions[region].read(pieces, data)
-        terms = self._hash(data, numbers, region)
-        return region_sum(terms[nonzero_pages(self._words(data))])
+        return numbers, data
 
 
 _worker: Worker | None = None
@@ -485,6 +505,11 @@ def unpack(job: ToUnpack) -> Unpacked:
 def sample(job: ToSample) -> dict[Rung, Cost]:
     """See :meth:`Worker.sample`."""
     return _this().sample(job)
+
+
+def meet(region: int, runs: bytes) -> tuple[int, bytes]:
+    """See :meth:`Worker.meet`."""
+    return _this().meet(region, runs)
 
 
 def rehash(region: int, runs: bytes) -> int:

@@ -7,10 +7,11 @@ at a time they are as fast as the slowest of link, this host and the other one:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from migrated.compression.policy import Rung
+from migrated.compression.duplicates import LEAST_SHARE, UNSURE_PAGES
+from migrated.compression.policy import NONE, Rung
 
 __all__ = ["Hosts", "Limit", "Memory", "Mix", "PageCost", "page_seconds"]
 
@@ -38,12 +39,44 @@ class PageCost:
     unpacking: float
 
 
+_COPY_SECONDS = 5e-6
+"""CPU time at either end for a page that travels as a copy: compared or copied, and hashed."""
+
+_COPY_BYTES = 16
+"""What names it and the one it is made of, where such pages have no neighbours of their kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Some pages of a guest: the share of them that has data, and what one costs with each rung, NONE among them."""
+    """Some pages of a guest: the share of them that has data, and what one costs with each rung, NONE among them.
+    ``twins`` is the share of those with data that have the content of one before, and could travel as copies."""
 
     data_share: float
     costs: Mapping[Rung, PageCost]
+    twins: float = 0.0
+
+    def with_copies(self, pages: int, workers: int, *, raw: bool) -> "Memory":
+        """What so many pages cost, on average, if twins travel as copies once so many workers know that this pays; with
+        ``raw`` also where the others go as they are. Those ``twins`` remain that do so."""
+        data = pages * self.data_share
+        twins = self.twins * max(0.0, 1 - workers * UNSURE_PAGES / data) if data else 0.0
+        if self.twins < LEAST_SHARE or not twins:
+            return replace(self, twins=0.0)
+        looking = self.costs[NONE].packing
+        costs = {
+            rung: self._with_copies(cost, twins, looking) if raw or rung != NONE else cost
+            for rung, cost in self.costs.items()
+        }
+        return Memory(self.data_share, costs, twins)
+
+    def _with_copies(self, cost: PageCost, twins: float, looking: float) -> PageCost:
+        """Of a page that waits, only looking at it costs as much as before."""
+        rest, copies = 1 - twins, twins * self.data_share
+        return PageCost(
+            looking + max(0.0, cost.packing - looking) * rest + copies * _COPY_SECONDS,
+            cost.wire * rest + copies * _COPY_BYTES,
+            cost.unpacking * rest + copies * _COPY_SECONDS,
+        )
 
     def mixed(self, mix: Mix) -> PageCost:
         """What a page costs on average if ``mix`` is used."""

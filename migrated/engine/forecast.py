@@ -5,7 +5,8 @@ what the guest writes in the later ones.
 
     a round = pages x seconds a page + the first batch on its way through the empty pipeline + a round trip
 
-A page that is written before it is read in the same round is looked at again in the next, and found unchanged.
+Pages that are there twice wait for the second round, which names what they are copies of; they are counted with the
+first. A page that is written before it is read in the same round is looked at again in the next, and found unchanged.
 What the guest writes meanwhile is the next round (:mod:`migrated.engine.writing`); when to switch over, and when
 rounds stopped helping, :mod:`migrated.engine.convergence` decides, as it does during a migration.
 """
@@ -13,7 +14,7 @@ rounds stopped helping, :mod:`migrated.engine.convergence` decides, as it does d
 import math
 from dataclasses import dataclass
 
-from migrated.compression.policy import Rung
+from migrated.compression.policy import NONE, Rung
 from migrated.compression.stage import slot_count
 from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
@@ -30,7 +31,7 @@ from migrated.engine.convergence import (
 from migrated.engine.costs import Hosts, Limit, Memory, Mix, PageCost, page_seconds
 from migrated.engine.mixing import mix_at_first, mix_at_rest
 from migrated.engine.options import OnStall
-from migrated.engine.rounds import batch_limit
+from migrated.engine.rounds import FAST_LINK, batch_limit
 from migrated.engine.writing import Writing
 from migrated.pages import PAGE_SIZE
 
@@ -120,7 +121,10 @@ class _Run:
 
     def __init__(self, job: Job, hosts: Hosts, first: Mix, later: Mix) -> None:
         self._job, self._hosts, self._mix = job, hosts, first
-        self._first, self._later = job.memory.mixed(first), job.written.mixed(later)
+        slow = hosts.link * FAST_LINK < 1
+        memory = job.memory.with_copies(job.pages, hosts.workers, raw=slow)
+        self._copies = memory.twins > 0 and (slow or set(first) != {NONE})
+        self._first, self._later = memory.mixed(first), job.written.mixed(later)
         self._limits = [page_seconds(cost, hosts)[1] for cost in (self._first, self._later)]
         self._rate = WireRate()
         self._trend = Trend()
@@ -145,7 +149,7 @@ class _Run:
             decision = decide(
                 measured, self._trend, downtime_limit=job.downtime_limit, max_rounds=job.max_rounds
             )
-            known = job.exact or self._rounds > 1
+            known = self._rounds > 1 or (job.exact and not self._copies)
             if decision is Decision.SWITCH and known:
                 return self._switched(due + late, converges=True)
             if decision is not Decision.STALL:

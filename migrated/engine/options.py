@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from migrated.compression.policy import Rung
+from migrated.compression.stage import slot_count
 
 __all__ = [
     "AUTO",
@@ -14,6 +15,7 @@ __all__ = [
     "OnStall",
     "SendOptions",
     "Verify",
+    "usable_streams",
 ]
 
 AUTO = "auto"
@@ -70,3 +72,8 @@ class SendOptions:
     destination: str
     delta_cache: int = 0
     streams: int = 1
+
+
+def usable_streams(wanted: int, workers: int) -> int:
+    """How many connections a source with so many workers can use: one of its batches at least is being packed."""
+    return min(wanted, slot_count(workers) - 1)

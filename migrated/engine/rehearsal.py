@@ -9,14 +9,15 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from migrated.compression import worker
+from migrated.compression.duplicates import share_of_twins
 from migrated.compression.jobs import Packed, ToPack, ToUnpack
 from migrated.compression.policy import NONE, Rung
 from migrated.compression.stage import Stage, usable_cores
@@ -85,6 +86,7 @@ class Rehearsal:
             page_size=PAGE_SIZE,
             seed=seed,
             delta_cache=delta_cache,
+            duplicates=True,
         )
         self._target = Stage(
             self._scratch, workers=far_workers, batch_pages=batch_pages, page_size=PAGE_SIZE, seed=seed
@@ -149,17 +151,23 @@ class Rehearsal:
         return [(region, piece) for region, runs in places for piece in cut_runs(runs, limit)]
 
     async def _pack(self, batches: Sequence[Batch], rung: Rung, tally: _Tally, *, later: bool) -> None:
+        began = self._clock()
+        await self._each(batches, lambda region, runs: self._batch(region, runs, rung, tally, later=later))
+        tally.elapsed += self._clock() - began
+
+    async def _each(
+        self, batches: Iterable[Batch], work: Callable[[int, Runs], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Do it with every batch, as many at a time as are under way in a migration."""
         waiting = iter(batches)
 
         async def lane() -> None:
             for region, runs in waiting:
-                await self._batch(region, runs, rung, tally, later=later)
+                await work(region, runs)
 
-        began = self._clock()
         lanes = [asyncio.ensure_future(lane()) for _ in range(self._source.slots)]
         try:
             await asyncio.gather(*lanes)
-            tally.elapsed += self._clock() - began
         finally:
             for each in lanes:
                 each.cancel()
@@ -212,6 +220,24 @@ class Rehearsal:
             return (await self._target.run(worker.unpack, job)).cpu_seconds
         finally:
             self._target.give_slot(there)
+
+    async def twins(self, populated: Sequence[PageSet], pages: int) -> float:
+        """How many of the pages with data have the content of one before, 0 to 1, by a sample of so many ``pages``.
+        To be called once."""
+        looked = 0
+        bases: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+        first = np.cumsum([0, *(len(each.mask) for each in populated)])
+
+        async def meet(region: int, runs: Runs) -> None:
+            nonlocal looked
+            count, found = await self._source.run(worker.meet, region, runs.tobytes())
+            looked += count
+            bases.append(np.frombuffer(found, dtype=np.int64) + first[region])
+
+        await self._each(self.cut(spread(populated, pages)), meet)
+        return share_of_twins(
+            np.concatenate(bases), looked, min(1.0, pages / max(1, sum(map(len, populated))))
+        )
 
     # -- what was found ----------------------------------------------------------------------------
 

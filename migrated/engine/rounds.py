@@ -19,7 +19,7 @@ from migrated.engine.twins import Pairs, Twins
 from migrated.pages import PageSet, Runs, runs_of_pages
 from migrated.protocol import MAX_COPIES, RAW_CODEC, BatchHeader, Copies
 
-__all__ = ["Pusher", "RoundResult", "Tuning", "batch_limit"]
+__all__ = ["FAST_LINK", "Pusher", "RoundResult", "Tuning", "batch_limit"]
 
 _SHARE = 4
 """Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
@@ -41,7 +41,7 @@ _MOST_TWINS = 1 << 20
 _TURNS = 7
 """Samples until the same pages are looked at again."""
 
-_FAST_LINK = 4e-9
+FAST_LINK = 4e-9
 """Seconds a byte: 2 Gb/s. A delta of a page that would travel raw takes both sides 8 us more of their workers; over
 a link like this that page takes 16 us, over 10 Gb/s 3."""
 
@@ -216,7 +216,7 @@ class Pusher:
         return self._auto.choose()
 
     def _slow_link(self) -> bool:
-        return self._auto.link_seconds > _FAST_LINK
+        return self._auto.link_seconds > FAST_LINK
 
     async def _batch(self, number: int, region: int, runs: Runs, slot: int, *, first: bool) -> RoundResult:
         choice = self._choose()

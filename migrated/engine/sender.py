@@ -13,7 +13,7 @@ from typing import Any
 
 from migrated import __version__
 from migrated.compression.policy import NONE
-from migrated.compression.stage import Stage, slot_count
+from migrated.compression.stage import Stage
 from migrated.engine.conversation import Conversation
 from migrated.engine.events import (
     Event,
@@ -25,7 +25,7 @@ from migrated.engine.events import (
     State,
     StateChanged,
 )
-from migrated.engine.options import STARTS_GUEST, SendOptions, Verify
+from migrated.engine.options import STARTS_GUEST, SendOptions, Verify, usable_streams
 from migrated.engine.ports import Channel, in_thread, readable, see_through
 from migrated.engine.precopy import PreCopy
 from migrated.engine.progress import Tally
@@ -33,6 +33,7 @@ from migrated.engine.records import Outcome, Record, Records
 from migrated.engine.relay import relayed
 from migrated.engine.rounds import Pusher, Tuning
 from migrated.engine.switchover import Stopwatch, Switchover
+from migrated.engine.twins import may_copy
 from migrated.errors import (
     GuestDiedError,
     MigratedError,
@@ -233,19 +234,12 @@ class Sender:
             features=(
                 STARTS_GUEST,
                 *((DELTA,) if options.delta_cache else ()),
-                *((COPIES,) if self._may_copy else ()),
+                *((COPIES,) if may_copy(self._guest.tracker, options.max_rounds) else ()),
             ),
             sender=f"migrated {__version__}",
             facts=tuple(guest.facts.items()),
-            streams=min(options.streams, slot_count(options.compress_workers) - 1),
+            streams=usable_streams(options.streams, options.compress_workers),
         )
-
-    @property
-    def _may_copy(self) -> bool:
-        """Where every page is a candidate in every round, none is known to stay as it is; and pages are read that
-        nobody has written to."""
-        tracker = self._guest.tracker
-        return tracker.exact and tracker.sees_discards and self._options.max_rounds > 1
 
     async def _copy_and_switch(self, accept: Accept) -> Stopwatch:
         stage = await self._start_stage(accept)

@@ -5,12 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from migrated.memory.trackers.base import Tracker
 from migrated.pages import PageSet
 
-__all__ = ["Pairs", "Twins"]
+__all__ = ["Pairs", "Twins", "may_copy"]
 
 Pairs = NDArray[np.int64]
 """Pages and what each seems to be a copy of, shape (n, 2)."""
+
+
+def may_copy(tracker: Tracker, max_rounds: int) -> bool:
+    """Whether pages may wait for copies. Where every page is a candidate in every round, none is known to stay as it
+    is; and pages are read that nobody has written to."""
+    return tracker.exact and tracker.sees_discards and max_rounds > 1
 
 
 class Twins:

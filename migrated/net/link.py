@@ -11,7 +11,7 @@ from migrated.errors import PeerFailedError, ProtocolError, UnreachableError
 from migrated.protocol import Failed, Ping, Pong
 from migrated.protocol.messages import MAX_PING_PADDING
 
-__all__ = ["MeasuredLink", "measure_link"]
+__all__ = ["MeasuredLink", "measure_link", "measure_links"]
 
 _ROUND_TRIPS = 5
 
@@ -33,10 +33,25 @@ _WARM_UP = 0.25
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLink:
-    """Bytes per second that arrive, and seconds of a round trip."""
+    """Bytes per second that arrive over so many ``connections`` together, and seconds of a round trip."""
 
     bytes_per_second: float
     round_trip: float
+    connections: int = 1
+
+
+async def measure_links(channels: Sequence[Channel], *, seconds: float) -> MeasuredLink:
+    """Fill all of them at a time; see :func:`measure_link`."""
+    measuring = [asyncio.ensure_future(measure_link(each, seconds=seconds)) for each in channels]
+    try:
+        found = await asyncio.gather(*measuring)
+    finally:
+        for each in measuring:
+            each.cancel()
+        await asyncio.gather(*measuring, return_exceptions=True)
+    return MeasuredLink(
+        sum(each.bytes_per_second for each in found), min(each.round_trip for each in found), len(found)
+    )
 
 
 async def measure_link(

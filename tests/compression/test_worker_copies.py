@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worker_sides import CODECS, PAGE, PAGES, Side, pack, page, run, to_unpack
 
+from migrated.compression import duplicates
 from migrated.compression.delta import bases_hash
 from migrated.compression.duplicates import Worth
 from migrated.compression.jobs import Packed, ToCompare, ToCopy
@@ -33,8 +34,8 @@ def source(tmp_path: Path, arena: SharedMemory) -> Iterator[Side]:
 
 @pytest.fixture(autouse=True)
 def always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worth, "_LEAST", 0.0)
-    monkeypatch.setattr(Worth, "_ENOUGH", 0)
+    monkeypatch.setattr(duplicates, "LEAST_SHARE", 0.0)
+    monkeypatch.setattr(duplicates, "_ENOUGH", 0)
     monkeypatch.setattr(Worth, "looks", lambda _worth, contents: np.ones(len(contents), np.bool_))
 
 

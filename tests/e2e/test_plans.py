@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from e2e_host import Daemon, Guest, Host, counter
+from e2e_shuffler import DIFFERENT, PAGES, shuffler
 
 from migrated.guests.demo.layout import Counter
 
@@ -86,4 +87,29 @@ def test_a_plan_that_is_interrupted_leaves_nothing(host: Host) -> None:
     running.err.wait("watching it write")
     running.signal(signal.SIGINT)
     assert running.end() == 130
+    untouched(host, guest)
+
+
+def test_what_is_there_twice_is_planned_as_copies(host: Host) -> None:
+    path = host.here / "db.mem"
+    source = shuffler(host, path, "idle")
+    daemon = host.serve({"db": host.entry("db", "shm")})
+    flags = ("--pid", str(source.pid), "--codec", "lz4", "--bandwidth", "60MB/s", "--downtime", "1s")
+    told = host.command("plan", f"shm:{path}", daemon.address, "--json", "--seconds", "0.5", *flags)
+    plan = json.loads(told.splitlines()[0])
+    (found,) = (each for each in plan["forecasts"] if each["asked"])
+    assert plan["copies_share"] == pytest.approx(1 - DIFFERENT / PAGES, abs=0.1)
+    report = host.send(f"shm:{path}", daemon, *flags, "--after", "stop").report()
+    assert report["copied_pages"] > 0
+    assert found["wire_bytes"] / 1.3 < report["wire_bytes"] < found["wire_bytes"] * 1.3
+
+
+def test_several_connections_are_measured_together(host: Host) -> None:
+    guest = host.demo("a")
+    daemon = host.serve()
+    told = host.command("plan", guest.uri, daemon.address, "--seconds", "0.3", "--streams", "3")
+    assert ", over 3 connections" in told
+    plan = planned(host, guest, daemon, "--streams", "3", *LIMIT)
+    assert plan["link"]["connections"] == 3
+    assert plan["link"]["bytes_per_second"] < 1.5 * 6e6, "the limit holds for all together"
     untouched(host, guest)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migrated.compression.duplicates import UNSURE_PAGES
 from migrated.compression.policy import NONE, Rung
 from migrated.engine.convergence import GUESSED_FIXED_SECONDS
 from migrated.engine.costs import Hosts, Limit, Memory, PageCost
@@ -67,6 +68,32 @@ def test_an_idle_guest_takes_what_its_bytes_take() -> None:
     assert found.total_seconds == pytest.approx(PAGES * 4100 / GIGABIT, rel=0.05)
     assert found.rounds == 2
     assert GUESSED_FIXED_SECONDS < found.downtime_seconds < 0.1
+
+
+HALF = replace(JOB, memory=replace(MEMORY, twins=0.5))
+"""Of a large guest so few pages are sent before its workers know."""
+KNOWN = 1 - 2 * UNSURE_PAGES / PAGES
+
+
+def test_what_is_there_twice_travels_once() -> None:
+    once, half = predict(JOB, HOSTS, LZ4), predict(HALF, HOSTS, LZ4)
+    assert half.wire_bytes == pytest.approx((1 - 0.5 * KNOWN) * once.wire_bytes, rel=0.02)
+    assert half.total_seconds == pytest.approx((1 - 0.5 * KNOWN) * once.total_seconds, rel=0.1)
+    assert half.rounds == once.rounds + 1
+    assert predict(HALF, HOSTS, None).wire_bytes < 0.8 * predict(JOB, HOSTS, None).wire_bytes
+
+
+def test_a_page_over_a_fast_link_is_not_worth_a_copy() -> None:
+    assert predict(HALF, HOSTS, NONE).wire_bytes < 0.8 * predict(JOB, HOSTS, NONE).wire_bytes
+    fast = replace(HOSTS, link=10 * GIGABIT)
+    assert predict(HALF, fast, NONE) == predict(JOB, fast, NONE)
+    assert predict(HALF, fast, ZSTD).wire_bytes < predict(JOB, fast, ZSTD).wire_bytes
+
+
+@pytest.mark.parametrize(("share", "pages"), [(0.03, PAGES), (0.5, 2 * UNSURE_PAGES)])
+def test_few_that_are_there_twice_travel_as_they_are(share: float, pages: int) -> None:
+    job = replace(JOB, pages=pages)
+    assert predict(replace(job, memory=replace(MEMORY, twins=share)), HOSTS, LZ4) == predict(job, HOSTS, LZ4)
 
 
 def test_a_codec_is_as_fast_as_what_it_saves_and_no_faster_than_the_workers() -> None:

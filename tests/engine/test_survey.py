@@ -164,6 +164,23 @@ async def test_what_hashes_find_is_scaled_from_the_sample(
     assert found.written.costs[LZ4].wire == pytest.approx(PAGE_SIZE, rel=0.05)
 
 
+async def test_pages_that_are_there_twice_are_counted_where_they_may_be_copies(
+    guest: FileSource, memory: Path
+) -> None:
+    content = np.random.default_rng(7).bytes(200 * PAGE_SIZE)
+    with memory.open("r+b") as file:
+        file.write(content + content[: 150 * PAGE_SIZE])
+    whole = memory.read_bytes()
+    different = {whole[at : at + PAGE_SIZE] for at in range(0, len(whole), PAGE_SIZE)} - {bytes(PAGE_SIZE)}
+    assert (await surveyed(guest, LZ4, seconds=0.1)).memory.twins == 0
+    async with rehearsal(guest, LZ4) as tried:
+        found = await survey(guest, tried, seconds=0.1, copies=True)
+    data = round(found.memory.data_share * found.pages)
+    # But for content that has lost its place in the table to another.
+    assert found.memory.twins == pytest.approx(1 - len(different) / data, abs=0.02)
+    assert found.memory.twins > 0.1
+
+
 async def test_a_guest_that_ends_is_told_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, guest: FileSource
 ) -> None:

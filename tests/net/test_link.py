@@ -12,7 +12,7 @@ from migrated.engine.ports import Channel
 from migrated.errors import PeerFailedError, ProtocolError, UnreachableError
 from migrated.net import link
 from migrated.net.channel import SocketChannel
-from migrated.net.link import measure_link
+from migrated.net.link import MeasuredLink, measure_link, measure_links
 from migrated.net.pace import _BURST_SECONDS
 from migrated.protocol import Failed, Message, Ping, Pong, RoundDone
 
@@ -145,3 +145,39 @@ def test_what_came_before_the_link_was_warm_does_not_count() -> None:
     assert link._rate(sent, arrived, 9.0) == pytest.approx(100)  # the last two, whenever they came
     with pytest.raises(UnreachableError, match="too slow"):
         link._rate(sent, arrived[:1], 0.0)
+
+
+async def test_several_connections_carry_what_they_carry_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at a time: each begins before the first has ended."""
+    begun, all_begun = [0], asyncio.Event()
+
+    async def measured(channel: Channel, *, seconds: float) -> MeasuredLink:
+        assert seconds == 0.5
+        begun[0] += 1
+        if begun[0] == 3:
+            all_begun.set()
+        await all_begun.wait()
+        return cast(MeasuredLink, channel)
+
+    monkeypatch.setattr(link, "measure_link", measured)
+    channels = [MeasuredLink(10e6, 0.03), MeasuredLink(20e6, 0.02), MeasuredLink(5e6, 0.04)]
+    found = await measure_links(cast("list[Channel]", channels), seconds=0.5)
+    assert found == MeasuredLink(35e6, 0.02, 3)
+
+
+async def test_one_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    async def measured(channel: Channel, *, seconds: float) -> MeasuredLink:
+        if channel is channels[1]:
+            raise UnreachableError("too slow")
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(channel)
+
+    monkeypatch.setattr(link, "measure_link", measured)
+    channels = [cast(Channel, object()) for _ in range(3)]
+    with pytest.raises(UnreachableError):
+        await measure_links(channels, seconds=0.5)
+    assert ended == [channels[0], channels[2]]
