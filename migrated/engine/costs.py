@@ -13,7 +13,7 @@ from enum import StrEnum
 from migrated.compression.duplicates import LEAST_SHARE, UNSURE_PAGES
 from migrated.compression.policy import NONE, Rung
 
-__all__ = ["Hosts", "Limit", "Memory", "Mix", "PageCost", "page_seconds"]
+__all__ = ["COPIED", "Hosts", "Limit", "Memory", "Mix", "PageCost", "page_seconds"]
 
 Mix = Mapping[Rung, float]
 """Rungs with the share of pages that each is used for; the shares add up to 1."""
@@ -39,11 +39,8 @@ class PageCost:
     unpacking: float
 
 
-_COPY_SECONDS = 5e-6
-"""CPU time at either end for a page that travels as a copy: compared or copied, and hashed."""
-
-_COPY_BYTES = 16
-"""What names it and the one it is made of, where such pages have no neighbours of their kind."""
+COPIED = PageCost(10e-6, 16.0, 10e-6)
+"""A page that travels as a copy, compared here and copied there: one that has no neighbours of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +53,8 @@ class Memory:
     twins: float = 0.0
 
     def with_copies(self, pages: int, workers: int, *, raw: bool) -> "Memory":
-        """What so many pages cost, on average, if twins travel as copies once so many workers know that this pays; with
-        ``raw`` also where the others go as they are. Those ``twins`` remain that do so."""
+        """What so many pages cost, on average, if twins wait for a round of copies once so many workers know that this
+        pays; with ``raw`` also where the others go as they are. Those ``twins`` remain that do so."""
         data = pages * self.data_share
         twins = self.twins * max(0.0, 1 - workers * UNSURE_PAGES / data) if data else 0.0
         if self.twins < LEAST_SHARE or not twins:
@@ -69,14 +66,12 @@ class Memory:
         }
         return Memory(self.data_share, costs, twins)
 
-    def _with_copies(self, cost: PageCost, twins: float, looking: float) -> PageCost:
+    @staticmethod
+    def _with_copies(cost: PageCost, twins: float, looking: float) -> PageCost:
         """Of a page that waits, only looking at it costs as much as before."""
-        rest, copies = 1 - twins, twins * self.data_share
-        return PageCost(
-            looking + max(0.0, cost.packing - looking) * rest + copies * _COPY_SECONDS,
-            cost.wire * rest + copies * _COPY_BYTES,
-            cost.unpacking * rest + copies * _COPY_SECONDS,
-        )
+        rest = 1 - twins
+        packing = looking + max(0.0, cost.packing - looking) * rest
+        return PageCost(packing, cost.wire * rest, cost.unpacking * rest)
 
     def mixed(self, mix: Mix) -> PageCost:
         """What a page costs on average if ``mix`` is used."""

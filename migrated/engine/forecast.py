@@ -5,8 +5,8 @@ what the guest writes in the later ones.
 
     a round = pages x seconds a page + the first batch on its way through the empty pipeline + a round trip
 
-Pages that are there twice wait for the second round, which names what they are copies of; they are counted with the
-first. A page that is written before it is read in the same round is looked at again in the next, and found unchanged.
+Pages that are there twice wait for the second round, which says what they are copies of first. A page that is
+written before it is read in the same round is looked at again in the next, and found unchanged.
 What the guest writes meanwhile is the next round (:mod:`migrated.engine.writing`); when to switch over, and when
 rounds stopped helping, :mod:`migrated.engine.convergence` decides, as it does during a migration.
 """
@@ -28,7 +28,7 @@ from migrated.engine.convergence import (
     expected_downtime,
     next_throttle,
 )
-from migrated.engine.costs import Hosts, Limit, Memory, Mix, PageCost, page_seconds
+from migrated.engine.costs import COPIED, Hosts, Limit, Memory, Mix, PageCost, page_seconds
 from migrated.engine.mixing import mix_at_first, mix_at_rest
 from migrated.engine.options import OnStall
 from migrated.engine.rounds import FAST_LINK, batch_limit
@@ -123,7 +123,8 @@ class _Run:
         self._job, self._hosts, self._mix = job, hosts, first
         slow = hosts.link * FAST_LINK < 1
         memory = job.memory.with_copies(job.pages, hosts.workers, raw=slow)
-        self._copies = memory.twins > 0 and (slow or set(first) != {NONE})
+        copied = slow or set(first) != {NONE}
+        self._copies = job.pages * job.memory.data_share * memory.twins * copied
         self._first, self._later = memory.mixed(first), job.written.mixed(later)
         self._limits = [page_seconds(cost, hosts)[1] for cost in (self._first, self._later)]
         self._rate = WireRate()
@@ -173,9 +174,12 @@ class _Run:
         self._rounds += 1
         cost = self._first if self._rounds == 1 else self._later
         seconds = self._seconds(due, cost)
-        self._now += seconds + self._job.scan_seconds
         self._wire += due.changed * cost.wire
         self._rate.after(due.changed * cost.wire, seconds)
+        if self._rounds == 2:
+            self._wire += self._copies * COPIED.wire
+            seconds += self._copies * page_seconds(COPIED, self._hosts)[0]
+        self._now += seconds + self._job.scan_seconds
         return seconds
 
     def _next(self, due: _Due, writing: Writing, seconds: float) -> _Due:
