@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from migrated.compression.duplicates import UNSURE_PAGES
@@ -255,6 +255,8 @@ SLACK = 1.1
 
 
 def total(found: Forecast) -> float:
+    """Where a guest writes about as fast as its pages can be sent, chance decides whether it converges."""
+    assume(not 0.95 < found.writes / found.takes < 1.05)
     return found.total_seconds if found.converges else math.inf
 
 
