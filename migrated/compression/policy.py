@@ -126,6 +126,9 @@ _LINK_BYTES = 16 << 20
 _TRY_FASTER = 0.05
 """What a batch that found the link idle takes off the time that the link is thought to need."""
 
+_LOOK_SHARE = 0.5
+"""Of the time that the link takes for pages as they are: what trying to compress them may take the workers."""
+
 _BALANCED = 0.9
 """The second slowest of the three, as a share of the slowest, from which on they count as in balance."""
 
@@ -321,7 +324,8 @@ class Auto:
         if not (self._sampled and self._there) or self._sent < _START_BYTES:
             self._blind += not self._sampled
             return Choice(self._first, Why.START)
-        places = list(self._places())
+        known = self._known
+        places = list(self._places(known))
         place = min(places, key=lambda each: each.cost)
         if places[0].cost < SURELY * place.cost:
             place = places[0]
@@ -335,10 +339,18 @@ class Auto:
             self._spare += place.why is Why.LINK
         elif place.why is Why.LINK:
             self._blind += 1
+            rung = self._look(known)
         return Choice(rung, place.why)
 
-    def _places(self) -> Iterator[_Place]:
-        known = self._known
+    def _look(self, known: Mapping[Rung, Cost]) -> Rung:
+        """What pages get that seem to be noise, over a slow link: the first rung, which gives up on a block of noise
+        soon, where the workers have time for it. Not all of them may be noise."""
+        if self._first not in known:
+            return NONE
+        here = self._stretch * (self._overhead + known[self._first].seconds) / self._workers
+        return self._first if here < _LOOK_SHARE * self._link else NONE
+
+    def _places(self, known: Mapping[Rung, Cost]) -> Iterator[_Place]:
         ladder = hull(known)
         yield self._place(known, ladder[0], ladder[0], 0.0)
         for low, high in pairwise(ladder):

@@ -178,6 +178,32 @@ def test_pages_that_are_not_compressed_are_sampled_again_while_the_link_is_slow(
     assert not auto.wants_sample, "what is fast enough as it is need not be known"
 
 
+@pytest.mark.parametrize(("link", "rung"), [(25e6, LZ4), (125e6, LZ4), (1e10, NONE)])
+def test_noise_is_looked_at_where_the_link_leaves_the_time(link: float, rung: Rung) -> None:
+    made = pipeline(link, NOISE)
+    made.run(40)
+    made.run(40)
+    assert set(made.used) == {rung}
+
+
+def test_noise_is_left_alone_by_workers_that_are_what_is_slow() -> None:
+    made = pipeline(125e6, {rung: Cost(8e-9, 0.999) for rung in RUNGS})
+    made.run(40)
+    made.run(40)
+    assert set(made.used) == {NONE}
+
+
+def test_other_pages_behind_noise_are_seen_without_a_sample() -> None:
+    made = pipeline(25e6, NOISE)
+    auto = made.auto
+    assert isinstance(auto, Auto)
+    made.run(60)
+    assert auto.ladder == (NONE,)
+    made.costs = GUEST
+    made.run(20)
+    assert len(auto.ladder) > 1
+
+
 def test_one_odd_sample_is_made_up_for_while_the_link_leaves_the_time() -> None:
     odd = SMALL | {ZSTD6: Cost(17.7e-9, 0.335, 1.4e-9)}
     made = pipeline(25e6, odd)
