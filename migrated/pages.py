@@ -184,6 +184,13 @@ class PageSet:
             raise ValueError(f"pages {start} to {stop} are not within a region of {self.size}")
         self.mask[start:stop] = True
 
+    def add_runs(self, runs: Runs) -> None:
+        """Add the pages of ``runs``, sorted, some at a time: their numbers take eight times the room of the map."""
+        if len(runs) and not 0 <= runs[0, 0] <= runs[-1].sum() <= self.size:
+            raise ValueError(f"pages {runs[0, 0]} to {runs[-1].sum()} are not within a region of {self.size}")
+        for piece in cut_runs(runs, _WINDOW):
+            self.mask[pages_of_runs(piece)] = True
+
     def clear(self) -> None:
         """Take every page out."""
         self.mask[:] = False

@@ -4,9 +4,8 @@ The guest is opened as for a move, tracked and read; it is never paused. The des
 answers pings; nothing of it changes.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from migrated.client import capabilities, worker_counts
@@ -21,12 +20,12 @@ from migrated.engine.options import AUTO, AUTO_RUNGS, OnStall, Verify, usable_st
 from migrated.engine.rehearsal import Rehearsal
 from migrated.engine.survey import Survey, survey
 from migrated.engine.twins import may_copy
-from migrated.errors import RefusedError
+from migrated.errors import MigratedError, RefusedError
 from migrated.guests.base import SourceGuest
 from migrated.net.address import Address
 from migrated.net.channel import SocketChannel
 from migrated.net.endpoints import dial
-from migrated.net.link import MeasuredLink, measure_links
+from migrated.net.link import MeasuredLink, measure_link
 from migrated.net.streams import streams_for
 from migrated.net.this_host import this_host
 from migrated.pages import PAGE_SIZE
@@ -155,13 +154,13 @@ async def _measure(address: Address, send: SendSettings, most: int) -> MeasuredL
             ends.push_async_callback(made.close)
             return made
 
-        first = await connect()
+        channels = [first := await connect()]
         first.set_rate(send.bandwidth)
-        wanted = min(most, send.streams or streams_for(first.round_trip))
-        more = await asyncio.gather(*(connect() for _ in range(wanted - 1)))
-        for each in more:
-            each.help(first)
-        return await measure_links((first, *more), seconds=_LINK_SECONDS)
+        for _ in range(min(most, send.streams or streams_for(first.round_trip)) - 1):
+            with suppress(MigratedError):  # a migration does without those that can't be had, too
+                channels.append(more := await connect())
+                more.help(first)
+        return await measure_link(*channels, seconds=_LINK_SECONDS)
 
 
 def _job(guest: SourceGuest, found: Survey, send: SendSettings, batch_pages: int) -> Job:

@@ -1,5 +1,7 @@
 """Pages against plain Python sets, which are slow and obviously right."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -121,6 +123,23 @@ def test_pages_outside_the_region_are_not_added(start, stop):
     pages = PageSet(10)
     with pytest.raises(ValueError, match="not within"):
         pages.add(start, stop)
+    assert not pages
+
+
+@given(pairs, st.integers(1, 40))
+def test_runs_that_are_added_are_as_those_of_another_set(both, window):
+    one, other = both
+    union = one | other
+    with mock.patch("migrated.pages._WINDOW", window):
+        one.add_runs(other.runs())
+    assert one == union
+
+
+@pytest.mark.parametrize("runs", [[[-1, 2]], [[2, 3], [8, 3]]])
+def test_runs_outside_the_region_are_not_added(runs):
+    pages = PageSet(10)
+    with pytest.raises(ValueError, match="not within"):
+        pages.add_runs(np.array(runs))
     assert not pages
 
 

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import signal
 import struct
 import threading
 import time
@@ -54,6 +55,7 @@ def _device(name: str) -> int:
 
 
 def _relay(left: int, right: int, seconds: float) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's is not for its children
     ways = [
         threading.Thread(target=_way, args=each) for each in ((left, right, seconds), (right, left, seconds))
     ]

@@ -62,14 +62,20 @@ class Service:
                 stderr=log,
                 text=True,
             )
+        try:
+            self.address = self._listening()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _listening(self) -> str:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         match = re.search(r"listening on (\S+:\d+)", line)
         if match is None:
-            self.__exit__()
             raise ResourceError(f"the service did not start: {line}{self.log.read_text()[-_SAID:]}")
-        self.address = match[1]
-        return self
+        return match[1]
 
     @property
     def log(self) -> Path:

@@ -38,6 +38,7 @@ def _ending_cleanly() -> Iterator[None]:
     """SIGTERM ends a measurement as Ctrl-C does: machines, hosts and memory files go, what was measured stays."""
 
     def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the tidying up
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

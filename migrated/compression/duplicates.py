@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from migrated.memory.shared import SharedMemory
 
-__all__ = ["LEAST_SHARE", "UNSURE_PAGES", "Duplicates", "Worth", "share_of_twins", "table_size"]
+__all__ = ["LEAST_SHARE", "UNSURE_PAGES", "Duplicates", "Worth", "table_size"]
 
 _ENTRY_BYTES = 8
 _MOST_ENTRIES = 1 << 20
@@ -67,20 +67,6 @@ def _pages(words: NDArray[np.uint64], entries: NDArray[np.uint64]) -> NDArray[np
     """The pages in ``words`` with the content of ``entries``, but for these themselves; else -1."""
     same = (words >> _HALF == entries >> _HALF) & (words & _LOW != 0) & (words != entries)
     return np.where(same, (words & _LOW).astype(np.int64) - 1, -1)
-
-
-def share_of_twins(bases: NDArray[np.int64], pages: int, sampled: float) -> float:
-    """How many of all pages have the content of one before, 0 to 1, by a sample: a share ``sampled`` of them all was
-    looked at, ``pages``, and ``bases`` are those whose content was met again, once for each time.
-
-    Of content that is there twice both pages must be in the sample to be seen, so that is seen too seldom by the share
-    once more. What was met twice again is there often, and seen as often as it is.
-    """
-    if not pages:
-        return 0.0
-    _, times = np.unique(bases, return_counts=True)
-    once = int(np.count_nonzero(times == 1))
-    return min(1.0, (once / sampled + len(bases) - once) / pages)
 
 
 class Worth:

@@ -34,7 +34,7 @@ from itertools import pairwise
 
 from migrated.compression.layout import RAW
 
-__all__ = ["NONE", "SURELY", "Auto", "Choice", "Cost", "Rung", "Why", "hull", "running_mean"]
+__all__ = ["FAST_LINK", "NONE", "SURELY", "Auto", "Choice", "Cost", "Rung", "Why", "hull", "running_mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,9 @@ _LINK_BYTES = 16 << 20
 
 _TRY_FASTER = 0.05
 """What a batch that found the link idle takes off the time that the link is thought to need."""
+
+FAST_LINK = 4e-9
+"""Seconds a byte: 2 Gb/s. Over a faster one a page that travels as it is takes less time than the workers would."""
 
 _LOOK_SHARE = 0.5
 """Of the time that the link takes for pages as they are: what trying to compress them may take the workers."""
@@ -339,16 +342,17 @@ class Auto:
             self._spare += place.why is Why.LINK
         elif place.why is Why.LINK:
             self._blind += 1
-            rung = self._look(known)
+            if not place.share:
+                rung = self._look(known)
         return Choice(rung, place.why)
 
     def _look(self, known: Mapping[Rung, Cost]) -> Rung:
-        """What pages get that seem to be noise, over a slow link: the first rung, which gives up on a block of noise
-        soon, where the workers have time for it. Not all of them may be noise."""
-        if self._first not in known:
+        """What pages get that hardly seem to be worth it, over a slow link: the first rung, which gives up on a block
+        of noise soon, where workers on both sides have time for it. Not all of them may be noise."""
+        if self._first not in known or self._link < FAST_LINK:
             return NONE
-        here = self._stretch * (self._overhead + known[self._first].seconds) / self._workers
-        return self._first if here < _LOOK_SHARE * self._link else NONE
+        look = self._place(known, self._first, self._first, 0.0)
+        return self._first if max(look.here, look.there) < _LOOK_SHARE * self._link else NONE
 
     def _places(self, known: Mapping[Rung, Cost]) -> Iterator[_Place]:
         ladder = hull(known)

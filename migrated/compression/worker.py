@@ -222,7 +222,7 @@ class Worker:
     def _met(
         self, region: int, contents: NDArray[np.uint64], numbers: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """For each page one of the same region that was met with that content, or -1; these are met from now on."""
+        """For each page one of the same region that was met with that content; or -1, and it is met from now on."""
         assert self._duplicates is not None
         first = self._firsts[region]
         found = self._duplicates.find(contents, numbers + first) - first
@@ -424,15 +424,15 @@ class Worker:
         deltas.apply(self._words(pages))
         return pages
 
-    def meet(self, region: int, runs: bytes) -> tuple[int, bytes]:
-        """How many of these pages have data, and for each that has the content of one met before that one: its number
-        in the region, the bytes of int64. Nothing else is done with them."""
+    def meet(self, region: int, runs: bytes) -> tuple[int, int]:
+        """How many of these pages have data, and how many of those have the content of one met before. Nothing else is
+        done with them."""
         numbers, data = self._load(region, runs)
         pages = self._words(data)
         nonzero = nonzero_pages(pages)
         contents = content_hashes(self._select(pages, nonzero, data), self._setup.page_size, self._setup.seed)
         found = self._met(region, contents, numbers[nonzero])
-        return len(contents), found[found >= 0].tobytes()
+        return len(contents), int(np.count_nonzero(found >= 0))
 
     def rehash(self, region: int, runs: bytes) -> int:
         """The sum of the terms of these pages as they are in memory now, modulo 2**64."""
@@ -507,7 +507,7 @@ def sample(job: ToSample) -> dict[Rung, Cost]:
     return _this().sample(job)
 
 
-def meet(region: int, runs: bytes) -> tuple[int, bytes]:
+def meet(region: int, runs: bytes) -> tuple[int, int]:
     """See :meth:`Worker.meet`."""
     return _this().meet(region, runs)
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from migrated.compression.duplicates import LEAST_SHARE, UNSURE_PAGES
 from migrated.compression.policy import NONE, Rung
+from migrated.engine.twins import MOST_TWINS
 
 __all__ = ["COPIED", "Hosts", "Limit", "Memory", "Mix", "PageCost", "page_seconds"]
 
@@ -56,9 +57,9 @@ class Memory:
         """What so many pages cost, on average, if twins wait for a round of copies once so many workers know that this
         pays; with ``raw`` also where the others go as they are. Those ``twins`` remain that do so."""
         data = pages * self.data_share
-        twins = self.twins * max(0.0, 1 - workers * UNSURE_PAGES / data) if data else 0.0
-        if self.twins < LEAST_SHARE or not twins:
+        if self.twins < LEAST_SHARE or data <= workers * UNSURE_PAGES:
             return replace(self, twins=0.0)
+        twins = min(self.twins * (1 - workers * UNSURE_PAGES / data), MOST_TWINS / data)
         looking = self.costs[NONE].packing
         costs = {
             rung: self._with_copies(cost, twins, looking) if raw or rung != NONE else cost

@@ -12,9 +12,9 @@ rounds stopped helping, :mod:`migrated.engine.convergence` decides, as it does d
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from migrated.compression.policy import NONE, Rung
+from migrated.compression.policy import FAST_LINK, NONE, Rung
 from migrated.compression.stage import slot_count
 from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
@@ -31,7 +31,7 @@ from migrated.engine.convergence import (
 from migrated.engine.costs import COPIED, Hosts, Limit, Memory, Mix, PageCost, page_seconds
 from migrated.engine.mixing import mix_at_first, mix_at_rest
 from migrated.engine.options import OnStall
-from migrated.engine.rounds import FAST_LINK, batch_limit
+from migrated.engine.rounds import batch_limit
 from migrated.engine.writing import Writing
 from migrated.pages import PAGE_SIZE
 
@@ -112,6 +112,9 @@ class _Due:
         return _Due(self.looked + more, self.changed + more)
 
 
+_MOSTLY = 0.5
+"""Share of pages that travel as they are over a fast link, from which on workers never learn that copies pay."""
+
 _READING_STEPS = 8
 """Moments of a round at which pages are taken to be read."""
 
@@ -123,8 +126,9 @@ class _Run:
         self._job, self._hosts, self._mix = job, hosts, first
         slow = hosts.link * FAST_LINK < 1
         memory = job.memory.with_copies(job.pages, hosts.workers, raw=slow)
-        copied = slow or set(first) != {NONE}
-        self._copies = job.pages * job.memory.data_share * memory.twins * copied
+        if not slow and first.get(NONE, 0.0) > _MOSTLY:
+            memory = replace(memory, costs=job.memory.costs, twins=0.0)
+        self._twins = memory.twins
         self._first, self._later = memory.mixed(first), job.written.mixed(later)
         self._limits = [page_seconds(cost, hosts)[1] for cost in (self._first, self._later)]
         self._rate = WireRate()
@@ -146,11 +150,15 @@ class _Run:
             measured = self._measured(due, written, interval)
             due, late = self._next(due, writing, seconds), written * job.scan_seconds / interval
             expected = expected_downtime(measured)
+            if self._rounds == 1 and self._twins:
+                # They are not sent while the guest is paused; what was expected without them says nothing.
+                self._trend = replace(self._trend, rounds=self._trend.rounds + 1)
+                continue
             self._trend = self._trend.after(expected)
             decision = decide(
                 measured, self._trend, downtime_limit=job.downtime_limit, max_rounds=job.max_rounds
             )
-            known = self._rounds > 1 or (job.exact and not self._copies)
+            known = job.exact or self._rounds > 1
             if decision is Decision.SWITCH and known:
                 return self._switched(due + late, converges=True)
             if decision is not Decision.STALL:
@@ -175,10 +183,12 @@ class _Run:
         cost = self._first if self._rounds == 1 else self._later
         seconds = self._seconds(due, cost)
         self._wire += due.changed * cost.wire
-        self._rate.after(due.changed * cost.wire, seconds)
-        if self._rounds == 2:
-            self._wire += self._copies * COPIED.wire
-            seconds += self._copies * page_seconds(COPIED, self._hosts)[0]
+        if self._rounds == 2 and self._twins:
+            copies = self._job.pages * self._job.memory.data_share * self._twins
+            self._wire += copies * COPIED.wire
+            seconds += copies * page_seconds(COPIED, self._hosts)[0]
+        else:
+            self._rate.after(due.changed * cost.wire, seconds)
         self._now += seconds + self._job.scan_seconds
         return seconds
 
@@ -208,7 +218,7 @@ class _Run:
         job = self._job
         cost = self._first if self._rounds == 1 else self._later
         fixed = GUESSED_FIXED_SECONDS + job.switch_seconds
-        data = due.changed * (job.memory.data_share if self._rounds == 1 else 1.0)
+        data = due.changed * (job.memory.data_share * (1 - self._twins) if self._rounds == 1 else 1.0)
         remaining = written
         counted = data if self._rounds == 1 or not job.exact else due.looked
         if not job.exact:

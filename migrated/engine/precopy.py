@@ -83,6 +83,7 @@ class PreCopy:
         trend = Trend()
         while True:
             result = await self.push_round(pending, last=False)
+            pending = []  # a map less while the next ones are made
             await in_thread(guest.check)
             look_began = self._clock()
             emptied = await self.emptied()
@@ -177,7 +178,7 @@ class PreCopy:
         for region, terms in zip(self._guest.regions, self._stage.terms, strict=True):
             pages = region.populated()
             np.logical_not(pages.mask, out=pages.mask)
-            pages.mask &= terms != 0
+            np.logical_and(pages.mask, terms, out=pages.mask)
             found.append(pages)
         return found
 

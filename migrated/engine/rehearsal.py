@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migrated.compression import worker
-from migrated.compression.duplicates import share_of_twins
 from migrated.compression.jobs import Packed, ToPack, ToUnpack
 from migrated.compression.policy import NONE, Rung
 from migrated.compression.stage import Stage, usable_cores
@@ -221,23 +220,18 @@ class Rehearsal:
         finally:
             self._target.give_slot(there)
 
-    async def twins(self, populated: Sequence[PageSet], pages: int) -> float:
-        """How many of the pages with data have the content of one before, 0 to 1, by a sample of so many ``pages``.
-        To be called once."""
-        looked = 0
-        bases: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
-        first = np.cumsum([0, *(len(each.mask) for each in populated)])
+    async def twins(self, places: Sequence[Batch]) -> float:
+        """How many of these pages with data have the content of one before, 0 to 1. To be called once."""
+        pages = twins = 0
 
         async def meet(region: int, runs: Runs) -> None:
-            nonlocal looked
-            count, found = await self._source.run(worker.meet, region, runs.tobytes())
-            looked += count
-            bases.append(np.frombuffer(found, dtype=np.int64) + first[region])
+            nonlocal pages, twins
+            with_data, found = await self._source.run(worker.meet, region, runs.tobytes())
+            pages += with_data
+            twins += found
 
-        await self._each(self.cut(spread(populated, pages)), meet)
-        return share_of_twins(
-            np.concatenate(bases), looked, min(1.0, pages / max(1, sum(map(len, populated))))
-        )
+        await self._each(self.cut(places), meet)
+        return twins / pages if pages else 0.0
 
     # -- what was found ----------------------------------------------------------------------------
 

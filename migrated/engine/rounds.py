@@ -10,16 +10,16 @@ import numpy as np
 from migrated.compression import worker
 from migrated.compression.jobs import ToCompare, ToPack, ToSample
 from migrated.compression.layout import RAW, pack_copies
-from migrated.compression.policy import NONE, Auto, Choice, Rung, Why
+from migrated.compression.policy import FAST_LINK, NONE, Auto, Choice, Rung, Why
 from migrated.compression.stage import Stage
 from migrated.engine.events import BatchMoved, Observer
 from migrated.engine.options import AUTO, AUTO_RUNGS
 from migrated.engine.ports import Channel, in_thread
-from migrated.engine.twins import Pairs, Twins
+from migrated.engine.twins import MOST_TWINS, Pairs, Twins
 from migrated.pages import PageSet, Runs, runs_of_pages
 from migrated.protocol import MAX_COPIES, RAW_CODEC, BatchHeader, Copies
 
-__all__ = ["FAST_LINK", "Pusher", "RoundResult", "Tuning", "batch_limit"]
+__all__ = ["Pusher", "RoundResult", "Tuning", "batch_limit"]
 
 _SHARE = 4
 """Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
@@ -35,15 +35,8 @@ _SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 12, 16
 _SAMPLED_PAGES = 1 << 14
 """A later round with fewer pages is over before a sample is of use."""
 
-_MOST_TWINS = 1 << 20
-"""72 MB of this process, while they are sorted; 4 GiB of the guest."""
-
 _TURNS = 7
 """Samples until the same pages are looked at again."""
-
-FAST_LINK = 4e-9
-"""Seconds a byte: 2 Gb/s. A delta of a page that would travel raw takes both sides 8 us more of their workers; over
-a link like this that page takes 16 us, over 10 Gb/s 3."""
 
 
 @dataclass(slots=True)
@@ -216,6 +209,8 @@ class Pusher:
         return self._auto.choose()
 
     def _slow_link(self) -> bool:
+        """Whether deltas and copies pay for pages that would travel raw: a delta takes both sides' workers 8 us more;
+        over a link of 2 Gb/s the page takes 16 us, over 10 Gb/s 3."""
         return self._auto.link_seconds > FAST_LINK
 
     async def _batch(self, number: int, region: int, runs: Runs, slot: int, *, first: bool) -> RoundResult:
@@ -232,7 +227,7 @@ class Pusher:
                 level,
                 skip_unchanged=not first,
                 round=number if worth and not first else 0,
-                duplicates=worth and first and self._copies and len(self.twins) < _MOST_TWINS,
+                duplicates=worth and first and self._copies and len(self.twins) < MOST_TWINS,
             ),
         )
         self.twins.add(region, packed.duplicates)

@@ -21,8 +21,9 @@ __all__ = ["Survey", "survey"]
 _SAMPLE_PAGES = (32 << 20) // PAGE_SIZE
 """Pages from all over the guest: the ratio of 128 places, tried with seven rungs in 2 s of CPU time."""
 
-_TWIN_PAGES = (2 << 30) // PAGE_SIZE
-"""Looked at for others with their content: 0.4 s of CPU time for a GiB. Of larger guests a part."""
+_TWIN_PAGES = (4 << 30) // PAGE_SIZE
+"""Looked at for others with their content: 0.4 s of CPU time for a GiB, and as many as a table of them has room for. Of
+larger guests places from all over: what is there twice, but far apart, counts less often than it is."""
 
 _WRITTEN_PAGES = (8 << 20) // PAGE_SIZE
 """Of the pages that a scan finds written, at most so many are packed: more would take longer than the scans are
@@ -71,7 +72,7 @@ async def survey(
     populated = [await in_thread(region.populated) for region in guest.regions]
     sample = rehearsal.cut(spread(populated, _SAMPLE_PAGES))
     await rehearsal.first_round(sample)
-    twins = await rehearsal.twins(populated, _TWIN_PAGES) if copies else 0.0
+    twins = await rehearsal.twins(spread(populated, _TWIN_PAGES)) if copies else 0.0
     began = clock()
     await in_thread(guest.tracker.arm)
     arming = clock() - began

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from migrated.memory.trackers.base import Tracker
 from migrated.pages import PageSet
 
-__all__ = ["Pairs", "Twins", "may_copy"]
+__all__ = ["MOST_TWINS", "Pairs", "Twins", "may_copy"]
+
+MOST_TWINS = 1 << 20
+"""72 MB of this process, while they are sorted; 4 GiB of the guest."""
 
 Pairs = NDArray[np.int64]
 """Pages and what each seems to be a copy of, shape (n, 2)."""

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from migrated.engine.ports import Channel
 from migrated.errors import PeerFailedError, ProtocolError, UnreachableError
 from migrated.protocol import Failed, Ping, Pong
 from migrated.protocol.messages import MAX_PING_PADDING
 
-__all__ = ["MeasuredLink", "measure_link", "measure_links"]
+__all__ = ["MeasuredLink", "measure_link"]
 
 _ROUND_TRIPS = 5
 
@@ -40,30 +42,33 @@ class MeasuredLink:
     connections: int = 1
 
 
-async def measure_links(channels: Sequence[Channel], *, seconds: float) -> MeasuredLink:
-    """Fill all of them at a time; see :func:`measure_link`."""
-    measuring = [asyncio.ensure_future(measure_link(each, seconds=seconds)) for each in channels]
-    try:
-        found = await asyncio.gather(*measuring)
-    finally:
-        for each in measuring:
-            each.cancel()
-        await asyncio.gather(*measuring, return_exceptions=True)
-    return MeasuredLink(
-        sum(each.bytes_per_second for each in found), min(each.round_trip for each in found), len(found)
-    )
-
-
 async def measure_link(
-    channel: Channel, *, seconds: float, clock: Callable[[], float] = time.monotonic
+    *channels: Channel, seconds: float, clock: Callable[[], float] = time.monotonic
 ) -> MeasuredLink:
-    """Fill the link for about ``seconds``; a rate limit of the channel is kept.
+    """Fill the link for about ``seconds``, over all ``channels`` at a time; a rate limit of theirs is kept.
 
-    The connection is of no other use afterwards. ProtocolError: the peer answers no pings; UnreachableError: the
-    link is too slow to tell within that time.
+    Connections that fail are done without, unless all do. They are of no other use afterwards. ProtocolError: the
+    peer answers no pings; UnreachableError: the link is too slow to tell within that time.
     """
+    filling = [asyncio.ensure_future(_fill(each, seconds, clock)) for each in channels]
+    try:
+        ended = await asyncio.gather(*filling, return_exceptions=True)
+    finally:
+        for each in filling:
+            each.cancel()
+        await asyncio.gather(*filling, return_exceptions=True)
+    floods = [each for each in ended if not isinstance(each, BaseException)]
+    for error in ended if not floods else ():
+        if isinstance(error, BaseException):
+            raise error
+    first = max(each.warm(seconds) for each in floods)
+    rate = _rate([each.answers for each in floods], first)
+    return MeasuredLink(rate, min(each.round_trip for each in floods), len(floods))
+
+
+async def _fill(channel: Channel, seconds: float, clock: Callable[[], float]) -> "_Flood":
     round_trip = await _round_trip(channel, clock)
-    flood = _Flood(channel, clock)
+    flood = _Flood(channel, clock, round_trip)
     counting = asyncio.ensure_future(flood.count())
     try:
         await flood.fill(seconds, counting)
@@ -73,7 +78,7 @@ async def measure_link(
         (ended,) = await asyncio.gather(counting, return_exceptions=True)
     if isinstance(ended, Exception):
         raise ended
-    return MeasuredLink(flood.rate(seconds), round_trip)
+    return flood
 
 
 async def _round_trip(channel: Channel, clock: Callable[[], float]) -> float:
@@ -105,7 +110,8 @@ async def _pong(channel: Channel) -> None:
 class _Flood:
     """Pings as fast as the connection takes them, and when the answer to each came."""
 
-    def __init__(self, channel: Channel, clock: Callable[[], float]) -> None:
+    def __init__(self, channel: Channel, clock: Callable[[], float], round_trip: float) -> None:
+        self.round_trip = round_trip
         self._channel = channel
         self._clock = clock
         self._began = clock()
@@ -133,22 +139,43 @@ class _Flood:
         if len(self._arrived) >= len(self._sent):
             counting.cancel()
 
-    def rate(self, seconds: float) -> float:
-        """Bytes per second between two answers, the first of them after the warm-up."""
-        return _rate(self._sent, self._arrived, self._began + _WARM_UP * seconds)
+    def warm(self, seconds: float) -> float:
+        """When the warm-up ends of a flood for so many ``seconds``."""
+        return self._began + _WARM_UP * seconds
+
+    @property
+    def answers(self) -> "_Answers":
+        """When each answer came, and the bytes sent up to and with its ping."""
+        return list(zip(self._arrived, self._sent, strict=False))
 
 
-def _rate(sent: Sequence[int], arrived: Sequence[float], warm: float) -> float:
-    """Bytes per second from the first answer after ``warm`` to the last; ``sent`` are bytes up to each ping.
+_Answers = list[tuple[float, int]]
 
-    UnreachableError if fewer than two came.
+
+def _rate(floods: Sequence[_Answers], warm: float) -> float:
+    """Bytes per second of all floods together, within the time in which all of them had answers: from the first after
+    ``warm`` to the last. UnreachableError if one of them has fewer than two.
     """
-    last = min(len(arrived), len(sent)) - 1
-    if last < 1:
+    if any(len(answers) < 2 for answers in floods):
         raise UnreachableError(
             "the link is too slow to be measured: not two padded pings were answered in time",
             "check the link, or try again later",
         )
-    first = next((at for at, when in enumerate(arrived) if when >= warm), last)
-    first = min(first, last - 1)
-    return (sent[last] - sent[first]) / max(arrived[last] - arrived[first], 1e-6)
+    # Who is done last has the link alone: that does not count.
+    ends = min(answers[-1][0] for answers in floods)
+    begins = max(_first(answers, warm) for answers in floods)
+    if begins >= ends:
+        return sum(_between(answers, _first(answers, warm), answers[-1][0]) for answers in floods)
+    return sum(_between(answers, begins, ends) for answers in floods)
+
+
+def _first(answers: _Answers, warm: float) -> float:
+    """When the first answer after ``warm`` came, but for the last."""
+    return next((when for when, _ in answers[:-1] if when >= warm), answers[-2][0])
+
+
+def _between(answers: _Answers, begins: float, ends: float) -> float:
+    """Bytes per second, what lies between two answers shared out evenly."""
+    when, sent = zip(*answers, strict=True)
+    low, high = np.interp([begins, ends], when, sent)
+    return float(high - low) / max(ends - begins, 1e-6)

@@ -1,11 +1,10 @@
 """The table of contents that were met before."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrated.compression.duplicates import Duplicates, Worth, share_of_twins, table_size
+from migrated.compression.duplicates import Duplicates, Worth, table_size
 from migrated.memory.shared import SharedMemory
 
 
@@ -96,40 +95,3 @@ def test_until_it_pays_one_content_in_eight_is_looked_at_wherever_it_is() -> Non
     assert np.array_equal(worth.looks(contents[::-1]), looked[::-1])
     worth.saw(1024, 1024)
     assert worth.looks(contents).all()
-
-
-# -- how many there are, by a sample ------------------------------------------------------------------
-
-
-def met_again(contents: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The first page of each content, once for each later page with it, among those that are ``seen``."""
-    _, firsts, which = np.unique(contents[seen], return_index=True, return_inverse=True)
-    later = firsts[which] != np.arange(len(which))
-    return np.flatnonzero(seen)[firsts[which[later]]]
-
-
-@given(st.lists(st.integers(0, 5), max_size=60))
-def test_who_looks_at_all_knows_how_many_there_are(contents: list[int]) -> None:
-    everything = np.ones(len(contents), np.bool_)
-    bases = met_again(np.array(contents, dtype=np.int64), everything)
-    twins = len(contents) - len(set(contents))
-    assert round(share_of_twins(bases, len(contents), 1.0) * len(contents)) == twins
-
-
-@pytest.mark.parametrize("sampled", [0.5, 0.1])
-@pytest.mark.parametrize(("kind", "share"), [("none", 0.0), ("pairs", 0.3), ("one", 0.6), ("both", 0.45)])
-def test_a_sample_tells_about_as_much(kind: str, share: float, sampled: float) -> None:
-    pages = 100_000
-    contents = np.arange(pages)
-    if kind == "pairs":
-        contents[: int(2 * share * pages)] //= 2
-    elif kind == "one":
-        contents[: int(share * pages)] = 0
-    elif kind == "both":
-        contents[:40_000] //= 2
-        contents[40_000:65_000] = 0
-    random = np.random.default_rng(5)
-    random.shuffle(contents)
-    seen = random.random(pages) < sampled
-    bases = met_again(contents, seen)
-    assert share_of_twins(bases, int(seen.sum()), sampled) == pytest.approx(share, abs=0.03)

@@ -14,6 +14,7 @@ from migrated.engine.costs import COPIED, Hosts, Limit, Memory, PageCost
 from migrated.engine.forecast import Forecast, Job, predict
 from migrated.engine.mixing import mix_at_first, mix_at_rest
 from migrated.engine.options import OnStall
+from migrated.engine.twins import MOST_TWINS
 from migrated.engine.writing import Writing
 from migrated.pages import PAGE_SIZE
 
@@ -88,7 +89,18 @@ def test_a_page_over_a_fast_link_is_not_worth_a_copy() -> None:
     assert predict(HALF, HOSTS, NONE).wire_bytes < 0.8 * predict(JOB, HOSTS, NONE).wire_bytes
     fast = replace(HOSTS, link=10 * GIGABIT)
     assert predict(HALF, fast, NONE) == predict(JOB, fast, NONE)
+    most = replace(MEMORY, twins=0.5, costs=MEMORY.costs | {LZ4: PageCost(90e-6, 2050, 7e-6)})
+    found = predict(replace(JOB, memory=most), fast, None)
+    assert found.mix[NONE] > 0.5, "it begins with another"
+    assert found == predict(replace(JOB, memory=replace(most, twins=0.0)), fast, None)
     assert predict(HALF, fast, ZSTD).wire_bytes < predict(JOB, fast, ZSTD).wire_bytes
+
+
+def test_of_a_huge_guest_no_more_are_copied_than_are_kept_in_mind() -> None:
+    job = replace(HALF, pages=64 * PAGES)
+    once = predict(replace(job, memory=MEMORY), HOSTS, LZ4)
+    left_out = (once.wire_bytes - predict(job, HOSTS, LZ4).wire_bytes) / 2050
+    assert left_out == pytest.approx(MOST_TWINS, rel=0.02)
 
 
 @pytest.mark.parametrize(("share", "pages"), [(0.03, PAGES), (0.5, 2 * UNSURE_PAGES)])

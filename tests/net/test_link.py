@@ -12,7 +12,7 @@ from migrated.engine.ports import Channel
 from migrated.errors import PeerFailedError, ProtocolError, UnreachableError
 from migrated.net import link
 from migrated.net.channel import SocketChannel
-from migrated.net.link import MeasuredLink, measure_link, measure_links
+from migrated.net.link import measure_link
 from migrated.net.pace import _BURST_SECONDS
 from migrated.protocol import Failed, Message, Ping, Pong, RoundDone
 
@@ -138,46 +138,48 @@ async def test_a_destination_that_goes_away_is_told_at_once(ends: Ends) -> None:
     await answering
 
 
+async def test_several_connections_carry_what_they_carry_together() -> None:
+    both = Simulated(10e6, 0.03), Simulated(20e6, 0.02)
+    both[1].now = both[0].now
+
+    def clock() -> float:
+        return max(each.now for each in both)
+
+    found = await measure_link(*cast("list[Channel]", both), seconds=0.5, clock=clock)
+    assert found.connections == 2
+    assert found.bytes_per_second > 10e6
+
+
+async def test_those_that_fail_are_done_without_unless_all_do(ends: Ends) -> None:
+    source, destination = ends
+    gone = cast(Channel, Gone())
+    async with answering(destination):
+        found = await measure_link(source, gone, seconds=0.05)
+    assert found.connections == 1
+    assert found.bytes_per_second > 0
+    with pytest.raises(UnreachableError, match="gone"):
+        await measure_link(gone, gone, seconds=0.05)
+
+
+class Gone:
+    async def send(self, message: Message) -> None:
+        raise UnreachableError("gone")
+
+
+def test_what_one_carries_alone_at_the_end_does_not_count() -> None:
+    one = [(0.1 * step, 100 * step) for step in range(1, 11)]
+    slower = [(0.1 * step, 100 * step) for step in range(1, 8)]
+    rest = [(0.7 + 0.05 * step, 700 + 100 * step) for step in range(1, 4)]
+    assert link._rate([one, slower], 0.15) == pytest.approx(2000)
+    assert link._rate([one, slower + rest], 0.15) == pytest.approx(2000, rel=0.3)
+    assert link._rate([one[:7], slower + rest], 0.15) == pytest.approx(2000)
+    assert link._rate([[(0.1, 10), (0.2, 20)], [(0.5, 10), (0.7, 30)]], 0.0) == pytest.approx(200)
+
+
 def test_what_came_before_the_link_was_warm_does_not_count() -> None:
-    sent, arrived = [100, 200, 300, 400], [0.1, 0.2, 1.2, 2.2]
-    assert link._rate(sent, arrived, 0.15) == pytest.approx(100)
-    assert link._rate(sent, arrived, 0.0) == pytest.approx(300 / 2.1)
-    assert link._rate(sent, arrived, 9.0) == pytest.approx(100)  # the last two, whenever they came
+    answers = list(zip([0.1, 0.2, 1.2, 2.2], [100, 200, 300, 400], strict=True))
+    assert link._rate([answers], 0.15) == pytest.approx(100)
+    assert link._rate([answers], 0.0) == pytest.approx(300 / 2.1)
+    assert link._rate([answers], 9.0) == pytest.approx(100)  # the last two, whenever they came
     with pytest.raises(UnreachableError, match="too slow"):
-        link._rate(sent, arrived[:1], 0.0)
-
-
-async def test_several_connections_carry_what_they_carry_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All at a time: each begins before the first has ended."""
-    begun, all_begun = [0], asyncio.Event()
-
-    async def measured(channel: Channel, *, seconds: float) -> MeasuredLink:
-        assert seconds == 0.5
-        begun[0] += 1
-        if begun[0] == 3:
-            all_begun.set()
-        await all_begun.wait()
-        return cast(MeasuredLink, channel)
-
-    monkeypatch.setattr(link, "measure_link", measured)
-    channels = [MeasuredLink(10e6, 0.03), MeasuredLink(20e6, 0.02), MeasuredLink(5e6, 0.04)]
-    found = await measure_links(cast("list[Channel]", channels), seconds=0.5)
-    assert found == MeasuredLink(35e6, 0.02, 3)
-
-
-async def test_one_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = []
-
-    async def measured(channel: Channel, *, seconds: float) -> MeasuredLink:
-        if channel is channels[1]:
-            raise UnreachableError("too slow")
-        try:
-            return await asyncio.get_running_loop().create_future()
-        finally:
-            ended.append(channel)
-
-    monkeypatch.setattr(link, "measure_link", measured)
-    channels = [cast(Channel, object()) for _ in range(3)]
-    with pytest.raises(UnreachableError):
-        await measure_links(channels, seconds=0.5)
-    assert ended == [channels[0], channels[2]]
+        link._rate([answers[:1]], 0.0)

@@ -27,7 +27,7 @@ from migrated.memory.hold import Holder
 from migrated.memory.linux import pagemap, process, userfaultfd
 from migrated.memory.trackers.base import Tracker, TrackTarget
 from migrated.memory.trackers.watch import MappingWatch
-from migrated.pages import PAGE_SIZE, PageSet, Runs, pages_of_runs
+from migrated.pages import PAGE_SIZE, PageSet, Runs
 
 __all__ = ["PagemapScanTracker", "check_injectable"]
 
@@ -158,8 +158,7 @@ class PagemapScanTracker(Tracker):
             raise MigratedError("the tracker was not armed, or was closed")
         found = [PageSet(pages) for pages in self._region_pages]
         for target in self._targets:
-            runs = self._written(target)
-            found[target.region_index].mask[pages_of_runs(runs)] = True
+            found[target.region_index].add_runs(self._written(target))
         # After the scan: a change before it shows now, a change from now on shows the next time. The scan
         # of an address space that is gone finds nothing and says nothing (seen on Linux 6.18).
         for pid, page_map in self._pagemaps.items():
