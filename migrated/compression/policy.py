@@ -24,7 +24,8 @@ the densest, and the best place is a rung or between two of them, where workers 
 Nothing is assumed of link, cores or guest. What a codec takes is sampled and followed; how much longer than its CPU
 time a batch takes the workers tells of the cores, also those that others use; the destination says what its workers
 take. The link shows its rate while batches wait for it, and is taken to be a little faster than it was while none
-does, or while it moves no more than the destination's workers can take: so it is tried again and again.
+does, while it moves no more than the destination's workers can take, or while who sends hardly sleeps: so it is tried
+again and again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +105,9 @@ _FRESH = 0.1
 
 _SLOWER = 1.25
 """How much longer than the destination's workers a batch must take on the link to say something of the link."""
+
+_SLEEPY = 0.33
+"""Seconds asleep for each one at work or waiting for a core: who sends and sleeps less does not wait for the link."""
 
 _TELLING_BYTES = 64 << 10
 """Fewer bytes say more of the way to the socket than of the link."""
@@ -225,6 +229,7 @@ class Auto:
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
+        self._asleep = self._awake = 0.0
         self._owed = 0.0
         self._blind = _BLIND
         self._spare = 0
@@ -303,23 +308,31 @@ class Auto:
         speed = running_mean(old.seconds, codec_seconds / raw_bytes)
         self._sampled[rung] = Cost(speed, old.wire, old.unpacking)
 
-    def sent(self, rung: Rung, wire_bytes: int, seconds: float, *, waited: bool, there: float) -> None:
-        """Take in what sending a batch took. ``waited``: the connection was busy with another one when it came;
-        ``there``: what a byte of memory takes the workers at the destination, in seconds, as last heard; 0 if it has
-        not been heard."""
+    def sent(
+        self, rung: Rung, wire_bytes: int, seconds: float, *, asleep: float, waited: bool, there: float
+    ) -> None:
+        """Take in what sending a batch took. ``asleep``: of these seconds those in which who sent it slept;
+        ``waited``: the connection was busy with another one when it came; ``there``: what a byte of memory takes the
+        workers at the destination, in seconds, as last heard; 0 if it has not been heard."""
         if wire_bytes < _TELLING_BYTES:
             return
         cost = self._known.get(rung, _FREE)
-        now, self._sent = seconds / wire_bytes, self._sent + wire_bytes
+        now, slept, self._sent = seconds / wire_bytes, asleep / wire_bytes, self._sent + wire_bytes
         self._there = there
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
         weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
+        self._asleep += weight * (slept - self._asleep)
+        self._awake += weight * (now - slept - self._awake)
         if now < self._link and not waited:
             weight = _TRY_FASTER
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
-        if self._sending < _SLOWER * there:
-            now, weight = min(now, self._link), _TRY_FASTER  # the destination may be what it waited for
+        if self._asleep < _SLEEPY * self._awake:
+            # It was its own work, or a core, that it waited for.
+            now, weight = min(slept, self._link), _TRY_FASTER
+        elif self._sending < _SLOWER * there:
+            # The destination may be what it waited for.
+            now, weight = min(now, self._link), _TRY_FASTER
         self._link += weight * (now - self._link)
 
     def choose(self) -> Choice:

@@ -15,11 +15,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What sending a batch took: all of its bytes, and the seconds of the link that were its own. ``waited``: the link
-    was busy with others when it came."""
+    """What sending a batch took: all of its bytes, and the seconds of the link that were its own; of them those in
+    which this side's event loop slept. ``waited``: the link was busy with others when it came."""
 
     wire_bytes: int
     seconds: float
+    asleep: float
     waited: bool
 
 

@@ -263,7 +263,12 @@ class Pusher:
             sent = await self._channel.send_batch(header, self._stage.view(slot, packed.payload_bytes))
             wire_bytes = sent.wire_bytes
             self._auto.sent(
-                choice.rung, wire_bytes, sent.seconds, waited=sent.waited, there=self._unpacking()
+                choice.rung,
+                wire_bytes,
+                sent.seconds,
+                asleep=sent.asleep,
+                waited=sent.waited,
+                there=self._unpacking(),
             )
         self._observer(
             BatchMoved(

@@ -15,6 +15,7 @@ from typing import Self
 from migrated.engine.ports import Sent
 from migrated.errors import ConnectionLostError, MigratedError
 from migrated.net.pace import Pacer
+from migrated.net.this_thread import busy_seconds
 from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Pong, Role
 
 __all__ = ["SocketChannel"]
@@ -137,12 +138,14 @@ class SocketChannel:
         # Batches wait here, and a control message between two of them for one at most.
         async with self._batch_turn:
             # The loop's own time has whole milliseconds, and stands still in a callback.
-            began = time.monotonic()
+            began, busy = time.monotonic(), busy_seconds()
             async with self._turn:
                 head = self._connection.send_batch(replace(header, sequence=self._batches + 1))
                 self._batches += 1
                 await self._write(head, payload)
-            return Sent(len(head) + len(payload), time.monotonic() - began, waited)
+            seconds = time.monotonic() - began
+            asleep = max(0.0, seconds - (busy_seconds() - busy))
+            return Sent(len(head) + len(payload), seconds, asleep, waited)
 
     async def _write(self, *parts: bytes | memoryview) -> None:
         writing = self._loop.create_task(self._send_all(parts))

@@ -73,10 +73,12 @@ class Recorder(Auto):
         self._note("packed", rung.codec, rung.level, raw_bytes, wire_bytes, took)
         super().packed(rung, raw_bytes, wire_bytes, **took)
 
-    def sent(self, rung: Rung, wire_bytes: int, seconds: float, *, waited: bool, there: float) -> None:
-        seconds, there = short(seconds), short(there)
-        self._note("sent", rung.codec, rung.level, wire_bytes, seconds, waited, there)
-        super().sent(rung, wire_bytes, seconds, waited=waited, there=there)
+    def sent(
+        self, rung: Rung, wire_bytes: int, seconds: float, *, asleep: float, waited: bool, there: float
+    ) -> None:
+        seconds, asleep, there = short(seconds), short(asleep), short(there)
+        self._note("sent", rung.codec, rung.level, wire_bytes, seconds, asleep, waited, there)
+        super().sent(rung, wire_bytes, seconds, asleep=asleep, waited=waited, there=there)
 
     def choose(self) -> Choice:
         choice = super().choose()

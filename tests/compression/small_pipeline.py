@@ -31,6 +31,7 @@ class _Batch:
     wire: float
     packed_in: float = 0.0
     seconds: float = 0.0
+    asleep: float = 0.0
 
 
 @dataclass
@@ -134,7 +135,7 @@ class Pipeline:
                 carried -= taken
                 if self._arriving[0].wire <= 1e-6:
                     self._arrived.append(self._arriving.popleft())
-        allowed = STEP * here / _SOCKET
+        allowed = runs = STEP * here / _SOCKET
         while allowed > 0:
             if self._sending is None:
                 if not self._waiting:
@@ -148,6 +149,7 @@ class Pipeline:
             allowed -= taken
             if self._sending.left > 1e-6:
                 self._sending.seconds += STEP
+                self._sending.asleep += STEP * allowed / runs
                 return
             self._sent(self._sending)
             self._sending = None
@@ -156,6 +158,7 @@ class Pipeline:
         if isinstance(self.auto, Auto):
             self.auto.sent(
                 *(batch.rung, int(batch.wire), max(batch.seconds, batch.wire * _SOCKET)),
+                asleep=batch.asleep,
                 waited=self._waited,
                 there=self._there_told,
             )

@@ -131,6 +131,28 @@ def test_it_changes_its_mind_when_the_link_changes() -> None:
     assert made.used.most_common(1)[0][0] == NONE
 
 
+def send(auto: Auto, *, asleep: float, batches: int = 30) -> None:
+    """Batches of which each takes what it would over 1 Gb/s; ``asleep`` is a share of that."""
+    seconds = 8e-9 * 4e6
+    for _ in range(batches):
+        auto.packed(NONE, 4_000_000, 4_000_000, codec_seconds=0.0, cpu_seconds=0.003, seconds=0.006)
+        auto.sent(NONE, 4_000_000, seconds, asleep=asleep * seconds, waited=True, there=1e-9)
+
+
+def test_who_sends_and_has_no_core_does_not_take_the_link_for_slow() -> None:
+    auto = Auto(RUNGS, workers=2)
+    auto.sampled(SMALL)
+    send(auto, asleep=0.1)
+    assert auto.link_seconds < 1e-9
+    assert auto.choose().rung == NONE
+    send(auto, asleep=0.9)
+    assert auto.link_seconds == pytest.approx(8e-9, rel=0.05)
+    assert auto.choose().rung != NONE
+    send(auto, asleep=0.1, batches=200)
+    assert auto.link_seconds < 1e-9
+    assert auto.choose().rung == NONE
+
+
 def test_a_slow_destination_is_not_given_more_to_do() -> None:
     made = pipeline(1e10, SMALL, shared=False)
     made.far_factor = 20.0

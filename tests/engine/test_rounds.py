@@ -64,7 +64,8 @@ class FakeChannel:
 
     async def send_batch(self, header: object, payload: memoryview) -> Sent:
         async with self.turn:
-            return Sent(len(payload), self.seconds * len(payload), waited=False)
+            seconds = self.seconds * len(payload)
+            return Sent(len(payload), seconds, asleep=seconds, waited=False)
 
 
 class Pushing:

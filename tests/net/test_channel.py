@@ -5,6 +5,8 @@ import contextlib
 import math
 import os
 import socket
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -81,6 +83,20 @@ async def test_a_batch_arrives_as_it_was_sent_and_messages_around_it(agreed: End
     await sending
     assert source.sent_bytes == destination.received_bytes > 2 * len(PAYLOAD)
     assert source.received_bytes == destination.sent_bytes > 0
+
+
+@pytest.mark.parametrize(("busy", "share"), [(lambda: 7.0, 1.0), (time.monotonic, 0.0)], ids=["idle", "busy"])
+async def test_what_a_batch_took_is_told_from_what_its_sender_did(
+    busy: Callable[[], float], share: float, agreed: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrated.net.channel.busy_seconds", busy)
+    source, destination = agreed
+    sending = asyncio.ensure_future(source.send_batch(header(), memoryview(PAYLOAD)))
+    await blocked(sending)
+    await take(destination)
+    sent = await sending
+    assert sent.seconds > 0
+    assert sent.asleep == pytest.approx(share * sent.seconds, abs=1e-3)
 
 
 async def test_senders_at_once_take_turns(agreed: Ends) -> None:

@@ -1,0 +1,21 @@
+"""What the thread that runs had of the cores, by which it is known how long it slept."""
+
+import time
+from pathlib import Path
+
+__all__ = ["busy_seconds"]
+
+_SCHEDULED = Path("/proc/thread-self/schedstat")
+"""Nanoseconds that it ran, nanoseconds that it waited for a core, and how often (Linux, sched-stats)."""
+
+
+def busy_seconds() -> float:
+    """Seconds in which this thread ran or waited for a core, since it began; in all others it slept.
+
+    Where the kernel does not tell what it waited, only those in which it ran.
+    """
+    try:
+        waited = int(_SCHEDULED.read_bytes().split()[1])
+    except (OSError, IndexError, ValueError):
+        waited = 0
+    return time.thread_time() + waited * 1e-9  # the kernel's own first number is that of its last tick

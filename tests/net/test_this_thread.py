@@ -1,0 +1,37 @@
+"""What a thread is known to have slept."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from migrated.net import this_thread
+from migrated.net.this_thread import busy_seconds
+
+SECONDS = 0.02
+
+
+def test_work_is_no_sleep() -> None:
+    before, ran = busy_seconds(), time.thread_time()
+    while time.thread_time() - ran < SECONDS:
+        pass
+    assert busy_seconds() - before >= SECONDS
+
+
+def test_sleep_is_told_from_waiting_for_a_core() -> None:
+    began, before = time.monotonic(), busy_seconds()
+    time.sleep(SECONDS)
+    busy = busy_seconds() - before
+    assert 0 <= busy <= time.monotonic() - began - SECONDS
+
+
+@pytest.mark.parametrize("content", [None, b"", b"1\n", b"what it is\n"])
+def test_a_kernel_that_does_not_tell(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "schedstat"
+    if content is not None:
+        told.write_bytes(content)
+    monkeypatch.setattr(this_thread, "_SCHEDULED", told)
+    before = time.thread_time()
+    assert before <= busy_seconds() <= time.thread_time()
