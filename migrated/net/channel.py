@@ -15,7 +15,7 @@ from typing import Self
 from migrated.engine.ports import Sent
 from migrated.errors import ConnectionLostError, MigratedError
 from migrated.net.pace import Pacer
-from migrated.net.this_thread import busy_seconds
+from migrated.net.this_thread import awake_seconds
 from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Pong, Role
 
 __all__ = ["SocketChannel"]
@@ -138,13 +138,13 @@ class SocketChannel:
         # Batches wait here, and a control message between two of them for one at most.
         async with self._batch_turn:
             # The loop's own time has whole milliseconds, and stands still in a callback.
-            began, busy = time.monotonic(), busy_seconds()
+            began, awake = time.monotonic(), awake_seconds()
             async with self._turn:
                 head = self._connection.send_batch(replace(header, sequence=self._batches + 1))
                 self._batches += 1
                 await self._write(head, payload)
             seconds = time.monotonic() - began
-            asleep = max(0.0, seconds - (busy_seconds() - busy))
+            asleep = max(0.0, seconds - (awake_seconds() - awake))
             return Sent(len(head) + len(payload), seconds, asleep, waited)
 
     async def _write(self, *parts: bytes | memoryview) -> None:

@@ -3,13 +3,13 @@
 import time
 from pathlib import Path
 
-__all__ = ["busy_seconds"]
+__all__ = ["awake_seconds"]
 
 _SCHEDULED = Path("/proc/thread-self/schedstat")
 """Nanoseconds that it ran, nanoseconds that it waited for a core, and how often (Linux, sched-stats)."""
 
 
-def busy_seconds() -> float:
+def awake_seconds() -> float:
     """Seconds in which this thread ran or waited for a core, since it began; in all others it slept.
 
     Where the kernel does not tell what it waited, only those in which it ran.

@@ -89,7 +89,7 @@ async def test_a_batch_arrives_as_it_was_sent_and_messages_around_it(agreed: End
 async def test_what_a_batch_took_is_told_from_what_its_sender_did(
     busy: Callable[[], float], share: float, agreed: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("migrated.net.channel.busy_seconds", busy)
+    monkeypatch.setattr("migrated.net.channel.awake_seconds", busy)
     source, destination = agreed
     sending = asyncio.ensure_future(source.send_batch(header(), memoryview(PAYLOAD)))
     await blocked(sending)

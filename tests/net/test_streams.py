@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from migrated.engine.ports import Sent
 from migrated.errors import ConnectionLostError
 from migrated.net.address import Address
 from migrated.net.channel import SocketChannel
@@ -119,6 +120,21 @@ async def test_batches_at_once_take_connections_of_their_own(far: Far) -> None:
     assert all(taken == [*range(1, len(taken) + 1)] for taken in numbers)
     assert made.sent_bytes == sum(end.received_bytes for end in far.ends)
     assert sum(each.wire_bytes for each in sent) < made.sent_bytes
+    await made.close()
+
+
+async def test_those_that_send_at_a_time_share_what_a_batch_took(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send_batch(*_: object) -> Sent:
+        await asyncio.sleep(0)
+        return Sent(len(PAYLOAD), seconds=4.0, asleep=2.0, waited=False)
+
+    made = await streams(far)
+    await spread(far, made, 2)
+    monkeypatch.setattr(SocketChannel, "send_batch", send_batch)
+    sent = await asyncio.gather(*(made.send_batch(HEADER, memoryview(PAYLOAD)) for _ in range(2)))
+    assert [(each.seconds, each.asleep) for each in sent] == [(4.0, 2.0), (2.0, 1.0)]
     await made.close()
 
 

@@ -6,22 +6,22 @@ from pathlib import Path
 import pytest
 
 from migrated.net import this_thread
-from migrated.net.this_thread import busy_seconds
+from migrated.net.this_thread import awake_seconds
 
 SECONDS = 0.02
 
 
 def test_work_is_no_sleep() -> None:
-    before, ran = busy_seconds(), time.thread_time()
+    before, ran = awake_seconds(), time.thread_time()
     while time.thread_time() - ran < SECONDS:
         pass
-    assert busy_seconds() - before >= SECONDS
+    assert awake_seconds() - before >= SECONDS
 
 
 def test_sleep_is_told_from_waiting_for_a_core() -> None:
-    began, before = time.monotonic(), busy_seconds()
+    began, before = time.monotonic(), awake_seconds()
     time.sleep(SECONDS)
-    busy = busy_seconds() - before
+    busy = awake_seconds() - before
     assert 0 <= busy <= time.monotonic() - began - SECONDS
 
 
@@ -34,4 +34,4 @@ def test_a_kernel_that_does_not_tell(
         told.write_bytes(content)
     monkeypatch.setattr(this_thread, "_SCHEDULED", told)
     before = time.thread_time()
-    assert before <= busy_seconds() <= time.thread_time()
+    assert before <= awake_seconds() <= time.thread_time()
