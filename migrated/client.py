@@ -246,9 +246,10 @@ class Outgoing:
 
 
 def worker_counts(send: SendSettings) -> tuple[int, int]:
-    """Compression workers here, and decompression workers to ask the destination for."""
+    """Compression workers here, and decompression workers to ask the destination for: by `migrated bench stages` a GiB
+    with zstd or LZ4 takes them half as long as those here."""
     workers = default_workers(send.compress_workers, usable_cores())
-    return workers, send.decompress_workers or max(1, workers // 4)
+    return workers, send.decompress_workers or max(1, workers // 2)
 
 
 async def ask_outcome(

@@ -8,6 +8,7 @@ and number of pages, sorted and apart.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Self
 
 import numpy as np
@@ -81,16 +82,21 @@ def pages_of_runs(runs: Runs) -> NDArray[np.int64]:
     return np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(starts - offsets, counts)
 
 
-def cut_runs(runs: Runs, limit: int) -> Iterator[Runs]:
-    """Cut ``runs`` into pieces of ``limit`` pages (the last may have fewer); long runs are split."""
-    if limit < 1:
-        raise ValueError("a batch has room for one page at least")
+def cut_runs(runs: Runs, sizes: int | Iterator[int]) -> Iterator[Runs]:
+    """Cut ``runs`` into pieces of so many pages (the last may have fewer); long runs are split.
+
+    ``sizes`` may be an iterator, of which one number is taken for each piece; it must not end before the pages do.
+    """
+    if isinstance(sizes, int):
+        if sizes < 1:
+            raise ValueError("a batch has room for one page at least")
+        sizes = repeat(sizes)
     if len(runs) == 0:
         return
     ends = np.cumsum(runs[:, 1])
-    total = int(ends[-1])
-    for first in range(0, total, limit):
-        last = min(first + limit, total)
+    total, last = int(ends[-1]), 0
+    while last < total:
+        first, last = last, min(last + next(sizes), total)
         low = int(np.searchsorted(ends, first, side="right"))
         high = int(np.searchsorted(ends, last, side="left"))
         piece = runs[low : high + 1].copy()
@@ -203,14 +209,15 @@ class PageSet:
         """The pages as runs, shape (n, 2)."""
         return runs_of_mask(self.mask)
 
-    def batches(self, limit: int) -> Iterator[Runs]:
-        """The pages in pieces of at most ``limit``, found window by window: no step takes long on a large region."""
+    def batches(self, sizes: int | Iterator[int]) -> Iterator[Runs]:
+        """The pages in pieces of at most so many, as :func:`cut_runs` takes it, found window by window: no step takes
+        long on a large region."""
         for first in range(0, self.size, _WINDOW):
             window = self.mask[first : first + _WINDOW]
             if window.any():
                 found = runs_of_mask(window)
                 found[:, 0] += first
-                yield from cut_runs(found, limit)
+                yield from cut_runs(found, sizes)
 
     def ranges(self) -> list[PageRange]:
         """The pages as ranges, for people and tests; code on the way of a page takes :meth:`runs`."""

@@ -1,5 +1,6 @@
 """Pages against plain Python sets, which are slow and obviously right."""
 
+from itertools import cycle, islice
 from unittest import mock
 
 import numpy as np
@@ -61,6 +62,20 @@ def test_cutting_keeps_every_page_once_in_full_pieces(mask, limit):
 def test_a_run_far_longer_than_the_limit_is_split():
     pieces = list(cut_runs(np.array([[10, 7]]), 3))
     assert [piece.tolist() for piece in pieces] == [[[10, 3]], [[13, 3]], [[16, 1]]]
+
+
+@given(masks, st.lists(st.integers(1, 40), min_size=1))
+def test_cutting_to_sizes_of_their_own_keeps_every_page_once(mask, sizes):
+    runs = runs_of_mask(mask)
+    pieces = list(cut_runs(runs, cycle(sizes)))
+    assert [page for piece in pieces for page in pages_of_runs(piece)] == np.flatnonzero(mask).tolist()
+    found = [int(piece[:, 1].sum()) for piece in pieces]
+    assert found[:-1] == list(islice(cycle(sizes), len(found)))[:-1]
+
+
+def test_a_set_is_cut_to_sizes_that_go_on_behind_a_window():
+    pages = PageSet.full(3)
+    assert [piece.tolist() for piece in pages.batches(iter([2, 5]))] == [[[0, 2]], [[2, 1]]]
 
 
 def test_cutting_to_nothing_is_refused():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from migrated import client
 from migrated.cli.exit_codes import table
 from migrated.cli.main import app
 from migrated.config import Settings, load
@@ -129,10 +130,11 @@ def test_the_defaults_of_what_flags_can_set_are_all_there() -> None:
     assert settable - {("send", "allow_seccomp")} <= {(section, key) for section, key, *_ in DEFAULTS}
 
 
-def test_what_is_said_of_defaults_beside_qemus() -> None:
+def test_what_is_said_of_defaults_beside_qemus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "usable_cores", lambda: 8)
     send = Settings().send
     assert (send.compress_workers, send.level, send.codec, send.downtime) == (8, 1, "auto", 0.3)
-    assert max(1, send.compress_workers // 4) == 2
+    assert client.worker_counts(send) == (8, 4)
 
 
 def test_settings_in_sentences_exist() -> None:

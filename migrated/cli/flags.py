@@ -140,10 +140,10 @@ CompressWorkers = Annotated[
 ]
 DecompressWorkers = Annotated[
     str | None,
-    option("--decompress-workers", metavar="N", help="Processes there; 0: a quarter of ours.", panel=PAGES),
+    option("--decompress-workers", metavar="N", help="Processes there; 0: half of ours.", panel=PAGES),
 ]
 BatchSize = Annotated[
-    str | None, option("--batch-size", metavar="SIZE", help="Memory a batch, as in 4MiB.", panel=PAGES)
+    str | None, option("--batch-size", metavar="SIZE", help="Memory a batch, as in 8MiB.", panel=PAGES)
 ]
 DeltaCache = Annotated[
     str | None,

@@ -35,7 +35,19 @@ from itertools import pairwise
 
 from migrated.compression.layout import RAW
 
-__all__ = ["FAST_LINK", "NONE", "SURELY", "Auto", "Choice", "Cost", "Rung", "Why", "hull", "running_mean"]
+__all__ = [
+    "FAST_LINK",
+    "NONE",
+    "START_BYTES",
+    "SURELY",
+    "Auto",
+    "Choice",
+    "Cost",
+    "Rung",
+    "Why",
+    "hull",
+    "running_mean",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +115,9 @@ _MIXES = 8
 _FRESH = 0.1
 """Weight of a batch in running means."""
 
+_PACKED_BYTES = 40 << 20
+"""Bytes of memory over which is measured what packing takes: five batches of 8 MiB. A small batch says less."""
+
 _SLOWER = 1.25
 """How much longer than the destination's workers a batch must take on the link to say something of the link."""
 
@@ -121,7 +136,7 @@ _SAMPLES = 6
 _BETWEEN = 4
 """Batches between two of them."""
 
-_START_BYTES = 8 << 20
+START_BYTES = 8 << 20
 """Sent bytes before the link counts as measured: the first ones only fill its buffers."""
 
 _LINK_BYTES = 16 << 20
@@ -222,6 +237,7 @@ class Auto:
         self._samples = 0
         self._used = NONE
         self._hardness = 0.0
+        self._packed = 0
         self._overhead = 0.0
         self._stretch = 1.0
         self._sent = 0.0
@@ -296,16 +312,18 @@ class Auto:
         in all, and the seconds that went by."""
         if raw_bytes == 0:
             return
-        self._overhead = running_mean(self._overhead, max(0.0, cpu_seconds - codec_seconds) / raw_bytes)
-        self._stretch += _FRESH * (max(1.0, seconds / max(cpu_seconds, 1e-9)) - self._stretch)
+        self._packed = min(_PACKED_BYTES, self._packed + raw_bytes)
+        weight, share = min(1.0, raw_bytes / self._packed), min(1.0, raw_bytes / _PACKED_BYTES)
+        self._overhead += weight * (max(0.0, cpu_seconds - codec_seconds) / raw_bytes - self._overhead)
+        self._stretch += share * (max(1.0, seconds / max(cpu_seconds, 1e-9)) - self._stretch)
         old = self._sampled.get(rung)
         if rung == NONE or old is None:
             return
         self._used = rung
         # Pages that are harder for one codec are harder for all of them, or who meets them looks worse than it is.
         now = min(1.0, wire_bytes / raw_bytes)
-        self._hardness += _FRESH * (_hardness(old.wire, now) - self._hardness)
-        speed = running_mean(old.seconds, codec_seconds / raw_bytes)
+        self._hardness += share * (_hardness(old.wire, now) - self._hardness)
+        speed = old.seconds + share * (codec_seconds / raw_bytes - old.seconds)
         self._sampled[rung] = Cost(speed, old.wire, old.unpacking)
 
     def sent(
@@ -337,7 +355,7 @@ class Auto:
 
     def choose(self) -> Choice:
         """What the next batch gets."""
-        if not (self._sampled and self._there) or self._sent < _START_BYTES:
+        if not (self._sampled and self._there) or self._sent < START_BYTES:
             self._blind += not self._sampled
             return Choice(self._first, Why.START)
         known = self._known

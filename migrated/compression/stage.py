@@ -31,6 +31,9 @@ _T = TypeVar("_T")
 _SPARE_SLOTS = 2
 """Slots beyond two a worker: one on the socket, one waiting for it."""
 
+_READY_SECONDS = 0.002
+"""How long a worker that has started is kept busy, so that another one answers for itself."""
+
 _TERM_BYTES = 8
 _CLOSE_SECONDS = 2.0
 _WRAP = (1 << 64) - 1
@@ -110,7 +113,7 @@ class Stage:
             # Pools start workers lazily, one for each task that finds none idle.
             pids: set[int] = set()
             while len(pids) < self.workers:  # a worker that is there early may answer for a later one
-                tasks = [self._pool.submit(worker.ready, 0.01) for _ in range(self.workers)]
+                tasks = [self._pool.submit(worker.ready, _READY_SECONDS) for _ in range(self.workers)]
                 pids.update(task.result() for task in tasks)
             return list(pids)
         except BrokenProcessPool as error:

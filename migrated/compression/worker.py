@@ -51,7 +51,7 @@ from migrated.compression.layout import (
 )
 from migrated.compression.policy import Cost, Rung
 from migrated.errors import IntegrityError
-from migrated.memory.linux.heap import keep_large_blocks
+from migrated.memory.linux.heap import keep_large_blocks, kept_buffer
 from migrated.memory.region import FileRegion, Region, RegionSpec
 from migrated.memory.shared import SharedMemory
 from migrated.pages import Runs, pages_of_runs, runs_of_pages
@@ -108,8 +108,7 @@ class Worker:
         )
         # Two buffers that live as long as the worker: pages as read, and pages that remain of them.
         size = setup.batch_pages * setup.page_size
-        self._read = memoryview(bytearray(size))
-        self._kept = memoryview(bytearray(size))
+        self._read, self._kept = kept_buffer(size), kept_buffer(size)
         self._firsts = [0, *(int(end) for end in ends[:-1])]
         self._deltas: DeltaSource | None = None
         if setup.delta_cache is not None:
@@ -120,7 +119,7 @@ class Worker:
         self._codecs: dict[tuple[str, int], Codec] = {}
         self._probe = registry.create(*_PROBE_CODEC)
         self._probed = memoryview(bytearray(_PROBE_ROOM))
-        self._scratch, self._unpacked = (memoryview(bytearray(BLOCK_BYTES)) for _ in range(2))
+        self._scratch, self._unpacked = kept_buffer(BLOCK_BYTES), kept_buffer(BLOCK_BYTES)
 
     def _codec(self, name: str, level: int) -> Codec:
         key = (name, level)

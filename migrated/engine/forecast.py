@@ -29,9 +29,9 @@ from migrated.engine.convergence import (
     next_throttle,
 )
 from migrated.engine.costs import COPIED, Hosts, Limit, Memory, Mix, PageCost, page_seconds
+from migrated.engine.cutting import SMALLEST, batch_sizes
 from migrated.engine.mixing import mix_at_first, mix_at_rest
 from migrated.engine.options import OnStall
-from migrated.engine.rounds import batch_limit
 from migrated.engine.writing import Writing
 from migrated.pages import PAGE_SIZE
 
@@ -95,9 +95,8 @@ def predict(job: Job, hosts: Hosts, rung: Rung | None) -> Forecast:
     """Play a migration through with ``rung`` for every batch; None for the codec ``auto``."""
     if rung is not None:
         return _Run(job, hosts, {rung: 1.0}, {rung: 1.0}).play()
-    limit = batch_limit(job.pages, hosts.workers, job.batch_pages)
-    batches = max(1, -(-job.pages // limit))
-    first = mix_at_first(job.memory, hosts, batches=batches, slots=slot_count(hosts.workers))
+    sizes = batch_sizes(job.pages, hosts.workers, job.batch_pages)
+    first = mix_at_first(job.memory, hosts, pages=job.pages, sizes=sizes, slots=slot_count(hosts.workers))
     return _Run(job, hosts, first, mix_at_rest(job.written, hosts)).play()
 
 
@@ -207,8 +206,7 @@ class _Run:
 
     def _seconds(self, due: _Due, cost: PageCost) -> float:
         hosts = self._hosts
-        batch = min(due.looked, batch_limit(int(due.looked), hosts.workers, self._job.batch_pages))
-        filling = batch * (cost.packing / hosts.speed + cost.unpacking / hosts.far_speed)
+        filling = min(due.looked, SMALLEST) * (cost.packing / hosts.speed + cost.unpacking / hosts.far_speed)
         sending = due.changed * page_seconds(cost, hosts)[0]
         looking = (due.looked - due.changed) * self._job.looking / (hosts.workers * hosts.speed)
         return sending + looking + filling + hosts.round_trip + _ROUND_SECONDS

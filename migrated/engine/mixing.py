@@ -5,9 +5,10 @@ that are under way by then are all packed with that. From then on it takes the f
 ladder, or none of them unless that surely pays.
 """
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import islice, pairwise
 
-from migrated.compression.policy import NONE, SURELY, Cost, Rung, hull
+from migrated.compression.policy import NONE, START_BYTES, SURELY, Cost, Rung, hull
 from migrated.engine.costs import Hosts, Memory, Mix, page_seconds
 from migrated.engine.options import AUTO_RUNGS
 from migrated.pages import PAGE_SIZE
@@ -25,10 +26,15 @@ def mix_at_rest(memory: Memory, hosts: Hosts) -> Mix:
     return _mix(*_rest(memory, hosts))
 
 
-def mix_at_first(memory: Memory, hosts: Hosts, *, batches: int, slots: int) -> Mix:
-    """What is used in a first round of so many batches, ``slots`` of which are under way at a time."""
-    begins = min(1.0, slots / batches) if batches else 1.0
+def mix_at_first(memory: Memory, hosts: Hosts, *, pages: int, sizes: Iterator[int], slots: int) -> Mix:
+    """What is used in a first round of so many pages, in batches of ``sizes``, ``slots`` of which are under way at a
+    time."""
     first = AUTO_RUNGS[0] if AUTO_RUNGS[0] in memory.costs else NONE
+    wire, unknown = memory.costs[first].wire, 0
+    while unknown * wire < START_BYTES and unknown < pages:
+        unknown += next(sizes)
+    unknown += sum(islice(sizes, slots))  # packed by the time that those have been sent
+    begins = min(1.0, unknown / pages) if pages else 1.0
     used = {rung: share * (1 - begins) for rung, share in mix_at_rest(memory, hosts).items()}
     used[first] = used.get(first, 0.0) + begins
     return {rung: share for rung, share in used.items() if share}

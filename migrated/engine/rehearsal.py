@@ -21,8 +21,8 @@ from migrated.compression.jobs import Packed, ToPack, ToUnpack
 from migrated.compression.policy import NONE, Rung
 from migrated.compression.stage import Stage, usable_cores
 from migrated.engine.costs import Memory, PageCost
+from migrated.engine.cutting import batch_limit
 from migrated.engine.ports import see_through
-from migrated.engine.rounds import batch_limit
 from migrated.memory.region import FileRegion, Region
 from migrated.pages import PAGE_SIZE, PageSet, Runs, cut_runs, pages_of_runs, runs_of_pages
 from migrated.protocol import HEADER_BYTES
@@ -144,7 +144,7 @@ class Rehearsal:
         return np.concatenate(found) if found else np.zeros(0, dtype=np.uint64)
 
     def cut(self, places: Sequence[Batch]) -> list[Batch]:
-        """Pages in batches of the size that a round of so many has."""
+        """Pages in batches of the size that most of them have in a round of so many."""
         pages = sum(int(runs[:, 1].sum()) for _, runs in places)
         limit = batch_limit(pages, self._workers, self._batch_pages)
         return [(region, piece) for region, runs in places for piece in cut_runs(runs, limit)]

@@ -12,6 +12,7 @@ from migrated.compression.jobs import ToCompare, ToPack, ToSample
 from migrated.compression.layout import RAW, pack_copies
 from migrated.compression.policy import FAST_LINK, NONE, Auto, Choice, Rung, Why
 from migrated.compression.stage import Stage
+from migrated.engine.cutting import batch_sizes
 from migrated.engine.events import BatchMoved, Observer
 from migrated.engine.options import AUTO, AUTO_RUNGS
 from migrated.engine.ports import Channel, in_thread
@@ -19,14 +20,7 @@ from migrated.engine.twins import MOST_TWINS, Pairs, Twins
 from migrated.pages import PageSet, Runs, runs_of_pages
 from migrated.protocol import MAX_COPIES, RAW_CODEC, BatchHeader, Copies
 
-__all__ = ["Pusher", "RoundResult", "Tuning", "batch_limit"]
-
-_SHARE = 4
-"""Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
-
-_SMALLEST_BATCH = 64
-"""Pages. Below 256 KiB the cost of a task outweighs what is won by spreading it."""
-
+__all__ = ["Pusher", "RoundResult", "Tuning"]
 
 _SAMPLE_GROUPS, _SAMPLE_GROUP_PAGES = 12, 16
 """768 KiB of the guest's pages, from places all over its memory: 25 ms of one worker for all rungs."""
@@ -82,16 +76,12 @@ class RoundResult:
         )
 
 
-def batch_limit(pages: int, workers: int, batch_pages: int) -> int:
-    """The pages of a batch in a round of so many: at most ``batch_pages``, fewer in a short round."""
-    return min(batch_pages, max(_SMALLEST_BATCH, pages // (workers * _SHARE)))
-
-
 class Pusher:
     """Sends rounds. ``codecs`` are the names both sides agreed on, in the order of their wire numbers;
     ``unpacking`` tells the seconds that a byte of memory takes the ``far_workers`` of the destination.
 
-    With ``copies`` the first round leaves pages out that seem to be what others are: ``twins``. The next one sends them
+    With ``deltas`` pages that were sent before travel as what has changed in them, as far as the stage has them; with
+    ``copies`` the first round leaves pages out that seem to be what others are: ``twins``. The next one sends them
     and must not be the last, in which holes are looked for while pages are sent.
     """
 
@@ -107,6 +97,7 @@ class Pusher:
         observer: Observer,
         far_workers: int = 1,
         unpacking: Callable[[], float] = lambda: 0.0,
+        deltas: bool = False,
         copies: bool = False,
     ) -> None:
         self.twins = Twins()
@@ -122,13 +113,14 @@ class Pusher:
         self._rungs = tuple(rung for rung in AUTO_RUNGS if rung.codec in codecs)
         self._auto = Auto(self._rungs, workers=stage.workers, far_workers=far_workers)
         self._unpacking = unpacking
+        self._deltas = deltas
         self._copies = copies
         self._samples = 0
 
     def _cut(self, dirty: Sequence[PageSet]) -> Iterator[tuple[int, Runs]]:
-        limit = batch_limit(sum(map(len, dirty)), self._stage.workers, self._batch_pages)
+        sizes = batch_sizes(sum(map(len, dirty)), self._stage.workers, self._batch_pages)
         for region, pages in enumerate(dirty):
-            for runs in pages.batches(limit):
+            for runs in pages.batches(sizes):
                 yield region, runs
 
     async def push(
@@ -226,7 +218,7 @@ class Pusher:
                 codec,
                 level,
                 skip_unchanged=not first,
-                round=number if worth and not first else 0,
+                round=number if worth and not first and self._deltas else 0,
                 duplicates=worth and first and self._copies and len(self.twins) < MOST_TWINS,
             ),
         )

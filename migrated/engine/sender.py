@@ -140,20 +140,29 @@ class Sender:
 
     async def _move(self) -> Report:
         offer = self._offer()
-        accept = await self._conversation.negotiate(offer)
-        self._channel.agree(limits_of(offer, accept))
-        self._spread(accept.streams, Join(self.migration_id, self._seed))
-        listener = asyncio.ensure_future(self._conversation.listen())
+        # Workers start while the destination gets ready: by what is offered, which is the most that it accepts.
+        self._stage = self._make_stage(offer)
+        starting = asyncio.ensure_future(self._stage.start())
         try:
-            stopwatch = await self._until_ready(listener, accept)
-            return await self._commit(stopwatch)
+            accept = await self._conversation.negotiate(offer)
+            self._channel.agree(limits_of(offer, accept))
+            self._spread(accept.streams, Join(self.migration_id, self._seed))
+            listener = asyncio.ensure_future(self._conversation.listen())
+            try:
+                stopwatch = await self._until_ready(listener, starting, accept)
+                return await self._commit(stopwatch)
+            finally:
+                listener.cancel()
+                await asyncio.gather(listener, return_exceptions=True)
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
 
-    async def _until_ready(self, listener: "asyncio.Future[None]", accept: Accept) -> Stopwatch:
+    async def _until_ready(
+        self, listener: "asyncio.Future[None]", starting: "asyncio.Future[Stage]", accept: Accept
+    ) -> Stopwatch:
         """Copy until the destination is ready. On any failure the guest has been given back."""
-        work = asyncio.ensure_future(self._copy_and_switch(accept))
+        work = asyncio.ensure_future(self._copy_and_switch(starting, accept))
         error: BaseException
         try:
             with contextlib.ExitStack() as watched:
@@ -241,8 +250,12 @@ class Sender:
             streams=usable_streams(options.streams, options.compress_workers),
         )
 
-    async def _copy_and_switch(self, accept: Accept) -> Stopwatch:
-        stage = await self._start_stage(accept)
+    async def _copy_and_switch(self, starting: "asyncio.Future[Stage]", accept: Accept) -> Stopwatch:
+        self._check_codec(accept)
+        self._moved = STARTS_GUEST in accept.features
+        self.codecs = accept.codecs
+        stage = await starting
+        self._observe(self._started())
         pusher = Pusher(
             self._channel,
             stage,
@@ -253,6 +266,7 @@ class Sender:
             observer=self._observe,
             far_workers=accept.decompress_workers,
             unpacking=lambda: self._conversation.unpacking,
+            deltas=DELTA in accept.features,
             copies=COPIES in accept.features,
         )
         self._rounds = rounds = PreCopy(
@@ -289,8 +303,18 @@ class Sender:
         self._freezing = True
         await self._record(Outcome.FREEZING)
 
-    async def _start_stage(self, accept: Accept) -> Stage:
-        options, guest = self._options, self._guest
+    def _make_stage(self, offer: Offer) -> Stage:
+        return Stage(
+            self._guest.regions,
+            workers=self._options.compress_workers,
+            batch_pages=offer.batch_pages,
+            page_size=offer.page_size,
+            seed=self._seed,
+            delta_cache=self._options.delta_cache,
+            duplicates=COPIES in offer.features,
+        )
+
+    def _check_codec(self, accept: Accept) -> None:
         wanted = self.tuning.fixed
         if wanted not in (None, NONE) and wanted.codec not in accept.codecs:
             raise RefusedError(
@@ -298,34 +322,22 @@ class Sender:
                 f"it takes {', '.join(accept.codecs) or 'none'}; choose with --codec",
                 "codec",
             )
-        self._moved = STARTS_GUEST in accept.features
-        self.codecs = accept.codecs
-        self._stage = Stage(
-            guest.regions,
-            workers=options.compress_workers,
-            batch_pages=accept.batch_pages,
-            page_size=PAGE_SIZE,
-            seed=self._seed,
-            delta_cache=options.delta_cache if DELTA in accept.features else 0,
-            duplicates=COPIES in accept.features,
-        )
-        await self._stage.start()
+
+    def _started(self) -> Started:
+        options, guest = self._options, self._guest
         codec, level = self.tuning.shown
-        self._observe(
-            Started(
-                self.migration_id,
-                Role.SOURCE,
-                options.guest_name,
-                guest.kind,
-                sum(region.size for region in guest.regions),
-                PAGE_SIZE,
-                codec,
-                level,
-                options.compress_workers,
-                guest.tracker.name,
-            )
+        return Started(
+            self.migration_id,
+            Role.SOURCE,
+            options.guest_name,
+            guest.kind,
+            sum(region.size for region in guest.regions),
+            PAGE_SIZE,
+            codec,
+            level,
+            options.compress_workers,
+            guest.tracker.name,
         )
-        return self._stage
 
     # -- commit ------------------------------------------------------------------------------------
 

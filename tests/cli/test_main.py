@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from multiprocessing import spawn
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -267,3 +269,15 @@ def test_a_failure_in_json(capfd: pytest.CaptureFixture[str], uri: str) -> None:
     last = json.loads(out.splitlines()[-1])
     assert (last["event"], last["reason"], last["exit_code"]) == ("failed", "guest-not-found", 3)
     assert err.startswith(f"migrated: error: {last['what']}\n")
+
+
+def test_workers_import_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installed script is a file: multiprocessing would run it in each of them."""
+    main = ModuleType("__main__")
+    main.__file__ = "/usr/local/bin/migrated"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert "init_main_from_path" in spawn.get_preparation_data("worker")
+    cli._keep_workers_from_importing_this()
+    told = spawn.get_preparation_data("worker")
+    assert "init_main_from_path" not in told
+    assert told["init_main_from_name"].endswith(".__main__"), "multiprocessing leaves such a name out"

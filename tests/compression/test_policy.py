@@ -282,7 +282,9 @@ def test_a_further_sample_leaves_what_batches_have_shown() -> None:
     auto = Auto(RUNGS, workers=2)
     auto.sampled(SMALL)
     for _ in range(60):
-        auto.packed(ZSTD, 10_000, 6800, codec_seconds=5e-5, cpu_seconds=6e-5, seconds=6e-5)
+        auto.packed(
+            ZSTD, 5 << 20, 68 * (5 << 20) // 100, codec_seconds=5e-9 * (5 << 20), cpu_seconds=0.1, seconds=0.1
+        )
     auto.sampled({rung: Cost(cost.seconds, cost.wire / 2, cost.unpacking) for rung, cost in SMALL.items()})
     assert auto._known[ZSTD].wire == pytest.approx(0.68, rel=0.01), "twice what the sample was"
     assert auto._sampled[LZ4].wire == pytest.approx(0.75 * SMALL[LZ4].wire), "the mean of the two"

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import replace
+from itertools import repeat
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from migrated.compression.duplicates import UNSURE_PAGES
-from migrated.compression.policy import NONE, Rung
+from migrated.compression.policy import NONE, START_BYTES, Rung
 from migrated.engine.convergence import GUESSED_FIXED_SECONDS
-from migrated.engine.costs import COPIED, Hosts, Limit, Memory, PageCost
+from migrated.engine.costs import COPIED, Hosts, Limit, Memory, Mix, PageCost
 from migrated.engine.forecast import Forecast, Job, predict
 from migrated.engine.mixing import mix_at_first, mix_at_rest
 from migrated.engine.options import OnStall
@@ -234,19 +235,25 @@ def test_auto_is_the_fastest() -> None:
         assert predict(JOB, hosts, None).total_seconds <= fixed * 1.1
 
 
+def at_first(memory: Memory, link: float, *, pages: int, slots: int = 6) -> Mix:
+    hosts = replace(HOSTS, link=link)
+    return mix_at_first(memory, hosts, pages=pages, sizes=repeat(1000), slots=slots)
+
+
 def test_auto_begins_with_its_first_rung() -> None:
-    slow = replace(HOSTS, link=1e6)
-    assert mix_at_rest(MEMORY, slow) == {ZSTD: 1.0}
-    assert mix_at_first(MEMORY, slow, batches=6, slots=6) == {LZ4: 1.0}
-    assert mix_at_first(MEMORY, slow, batches=3, slots=6) == {LZ4: 1.0}
-    assert mix_at_first(MEMORY, slow, batches=10, slots=6) == pytest.approx({LZ4: 0.6, ZSTD: 0.4})
-    down = mix_at_first(MEMORY, replace(HOSTS, link=1e12), batches=10, slots=6)
-    assert down == pytest.approx({LZ4: 0.6, NONE: 0.4})
+    """Until 8 MiB have been sent, and what is packed meanwhile."""
+    assert mix_at_rest(MEMORY, replace(HOSTS, link=1e6)) == {ZSTD: 1.0}
+    for pages in (1, 1000, 7000):
+        assert at_first(MEMORY, 1e6, pages=pages) == {LZ4: 1.0}
+    unknown = 1000 * (6 + math.ceil(START_BYTES / (1000 * MEMORY.costs[LZ4].wire)))
+    share = pytest.approx(unknown / 100_000)
+    assert at_first(MEMORY, 1e6, pages=100_000) == {LZ4: share, ZSTD: pytest.approx(1 - unknown / 100_000)}
+    assert at_first(MEMORY, 1e12, pages=100_000) == {LZ4: share, NONE: pytest.approx(1 - unknown / 100_000)}
 
 
 def test_auto_where_the_hull_lacks_its_first_rung() -> None:
     costs = {rung: cost for rung, cost in MEMORY.costs.items() if rung != LZ4}
-    mix = mix_at_first(Memory(1.0, costs), replace(HOSTS, link=1e6), batches=4, slots=6)
+    mix = at_first(Memory(1.0, costs), 1e6, pages=4000)
     assert mix == {NONE: 1.0}
 
 

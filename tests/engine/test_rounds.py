@@ -71,7 +71,9 @@ class FakeChannel:
 class Pushing:
     """A pusher whose connection takes so long for a byte, as do the destination's workers ``there``."""
 
-    def __init__(self, codec: str, level: int, seconds: float = 1e-9, there: float = 0.0) -> None:
+    def __init__(
+        self, codec: str, level: int, seconds: float = 1e-9, there: float = 0.0, *, deltas: bool = True
+    ) -> None:
         self.stage, self.channel = FakeStage(), FakeChannel(seconds)
         self.pusher = Pusher(
             self.channel,  # type: ignore[arg-type]
@@ -82,6 +84,7 @@ class Pushing:
             page_size=4096,
             observer=lambda event: None,
             unpacking=lambda: there,
+            deltas=deltas,
         )
 
     async def push(self, number: int, batches: int = 8) -> set[int]:
@@ -96,6 +99,11 @@ class Pushing:
 async def test_compressed_pages_may_be_deltas_from_the_second_round_on(seconds: float) -> None:
     pushing = Pushing("lz4", 1, seconds)
     assert [await pushing.push(number) for number in (1, 2, 3)] == [{0}, {2}, {3}]
+
+
+async def test_a_destination_that_takes_no_deltas_gets_none() -> None:
+    pushing = Pushing("lz4", 1, 8e-9, deltas=False)
+    assert [await pushing.push(number) for number in (1, 2, 3)] == [{0}, {0}, {0}]
 
 
 @pytest.mark.parametrize(

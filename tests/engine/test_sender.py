@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from migrated.compression import worker
+from migrated.compression.stage import Stage
 from migrated.engine.events import RoundFinished, State, StateChanged
-from migrated.errors import GuestError
+from migrated.errors import GuestError, PeerFailedError, RefusedError, ResourceError, WorkerDiedError
 from migrated.memory.linux import files
 from migrated.memory.region import FileRegion, ProcessRegion
 from migrated.memory.trackers.base import Tracker
 from migrated.memory.trackers.hashes import HashTracker
 from migrated.pages import PAGE_SIZE, PageSet
+from migrated.protocol import Offer, Refuse
 
 _PAGES = 64
 _FORGETFUL = f"""
@@ -66,6 +69,54 @@ async def test_private_memory_that_was_given_back_arrives_as_zeros(sides: Any) -
         expected = bytearray(b"x" * _PAGES * PAGE_SIZE)
         expected[8 * PAGE_SIZE : 16 * PAGE_SIZE] = bytes(8 * PAGE_SIZE)
         assert sides.target.path.read_bytes() == expected
+
+
+async def test_workers_start_while_the_destination_gets_ready(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = asyncio.Event()
+    start = Stage.start
+
+    async def spy(stage: Stage) -> Stage:
+        started.set()
+        return await start(stage)
+
+    monkeypatch.setattr(Stage, "start", spy)
+    moving = asyncio.ensure_future(sides.sender().run())
+    await started.wait()  # nobody has answered the offer yet
+    await asyncio.gather(sides.receive(), moving)
+    await sides.channel.close()
+
+
+async def test_a_refusal_leaves_no_worker(sides: Any) -> None:
+    sender = sides.sender()
+    moving = asyncio.ensure_future(sender.run())
+    assert isinstance(await sides.ends[1].receive(), Offer)
+    await sides.ends[1].send(Refuse("busy", "somebody else's turn"))
+    with pytest.raises(RefusedError, match="somebody else's turn"):
+        await moving
+    with pytest.raises(WorkerDiedError):
+        await sender._stage.run(worker.ready, 0.0)
+    assert sides.source.calls == [], "it was never touched"
+    await sides.channel.close()
+
+
+async def test_workers_that_do_not_start_are_told_of_at_the_destination(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Stage._start
+
+    def fail_here(stage: Stage) -> list[int]:
+        if stage.workers == 2:  # the source's
+            raise ResourceError("no memory for workers")
+        return start(stage)
+
+    monkeypatch.setattr(Stage, "_start", fail_here)
+    sender = sides.sender()
+    with pytest.raises(ResourceError, match="no memory for workers"):
+        await sides.move(sender)
+    assert isinstance(sides.far_error, PeerFailedError)
+    assert "no memory for workers" in str(sides.far_error)
 
 
 async def test_looking_for_the_first_pages_does_not_block_the_loop(
