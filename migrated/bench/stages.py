@@ -5,6 +5,7 @@ counted, so what else runs here matters little. The floor of a stage is the one 
 moving the bytes once, the codec's own work, the kernel's part of sending and receiving.
 """
 
+import os
 import socket
 import statistics
 import tempfile
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from migrated.bench.chain import chain_rate
 from migrated.bench.hosts import memory_folder
+from migrated.bench.warm import fill_with_zeros
 from migrated.compression import registry
 from migrated.compression.digest import checksum, nonzero_pages, page_terms
 from migrated.compression.policy import NONE, Rung
@@ -32,7 +35,7 @@ from migrated.protocol import BLOCK_BYTES
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["CODECS", "StageCost", "floor_rate", "measure", "table"]
+__all__ = ["CODECS", "StageCost", "Stages", "floor_rate", "measure", "table"]
 
 CODECS = (NONE, Rung("lz4", 1), Rung("snappy", 1), Rung("zlib", 1), Rung("zstd", 1), Rung("zstd", 3))
 
@@ -54,13 +57,24 @@ class StageCost:
     ratio: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """``costs`` of each stage by itself, and bytes a second of all but the codec's in a chain, as
+    :mod:`migrated.bench.chain` has it."""
+
+    costs: tuple[StageCost, ...]
+    chained: float
+
+
 class _Sample:
     """Pages of a guest in a memory file, its batches, and buffers that are kept."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.pages = size // PAGE_SIZE
-        self.source = FileRegion(_filled(folder / "source", self.pages), writable=True)
-        self.target_path = folder / "target"
+        self.folder = folder
+        self.source_path = _filled(folder / "source", self.pages)
+        self.source = FileRegion(self.source_path)
+        self.target_path, self.ballast_path = folder / "target", folder / "ballast"
         self.batches: list[Runs] = list(PageSet.full(self.pages).batches(_BATCH_PAGES))
         self.buffer = memoryview(bytearray(_BATCH_PAGES * PAGE_SIZE))
         self.other = memoryview(bytearray(_BATCH_PAGES * PAGE_SIZE))
@@ -133,17 +147,26 @@ def _checksum(sample: _Sample) -> float:
     return _each(sample, lambda _, data: checksum(data))
 
 
-def _write(sample: _Sample, *, warm: bool) -> float:
-    """Into fresh pages of a memory file, as in a first round; ``warm`` into those that are there already."""
+def _write(sample: _Sample) -> float:
+    """Into new pages of a memory file, as in a first round, but ones that this host has already: as many are in use
+    until then. Where it is itself a guest, others may cost it ten times as much (see :mod:`migrated.bench.warm`)."""
+    left = sample.pages * PAGE_SIZE
     with sample.target_path.open("wb") as out:
-        out.truncate(sample.pages * PAGE_SIZE)
+        out.truncate(left)
+    fill_with_zeros(sample.ballast_path, left)
     region = FileRegion(sample.target_path, writable=True)
+    clock = _Clock()
     try:
-        spent = _each(sample, region.write)
-        return _each(sample, region.write) if warm else spent
+        for runs, data in sample.loaded():
+            left -= len(data)
+            os.truncate(sample.ballast_path, left)
+            with clock.running():
+                region.write(runs, data)
     finally:
         region.close()
         sample.target_path.unlink()
+        sample.ballast_path.unlink()
+    return clock.seconds
 
 
 def _socket(sample: _Sample) -> tuple[float, float]:
@@ -188,9 +211,7 @@ def _codec(sample: _Sample, rung: Rung) -> tuple[float, float, float]:
     return packing.seconds, unpacking.seconds, total / stored
 
 
-def measure(
-    size: int = 256 << 20, runs: int = 3, say: Callable[[str], None] = lambda _: None
-) -> list[StageCost]:
+def measure(size: int = 256 << 20, runs: int = 3, say: Callable[[str], None] = lambda _: None) -> Stages:
     """Every stage over ``size`` bytes of memory, the medians of ``runs``.
 
     A codec's stages are named after it; NONE has none. ResourceError where there is no room for the files.
@@ -199,11 +220,13 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="migrated-stages-", dir=memory_folder()) as name:
         sample = _Sample(Path(name), size)
         every: list[list[StageCost]] = []
+        chained = []
         for run in range(runs):
             say(f"run {run + 1} of {runs} ...")
             every.append(_once(sample, _GIB / size))
+            chained.append(chain_rate(sample.source_path, sample.folder))
         sample.source.close()
-    return [
+    costs = tuple(
         StageCost(
             same[0].side,
             same[0].stage,
@@ -212,13 +235,14 @@ def measure(
             same[0].ratio,
         )
         for same in zip(*every, strict=True)
-    ]
+    )
+    return Stages(costs, statistics.median(chained))
 
 
 def _once(sample: _Sample, per_gib: float) -> list[StageCost]:
     copy, scan = _copy(sample), _scan(sample)
     sent, received = _socket(sample)
-    hashed, checked, fresh = _hash(sample), _checksum(sample), _write(sample, warm=False)
+    hashed, checked, fresh = _hash(sample), _checksum(sample), _write(sample)
     found = [
         StageCost("source", "read", _read(sample), copy),
         StageCost("source", "zero test", _each(sample, lambda _, data: nonzero_pages(_words(data))), 0.0),
@@ -255,23 +279,31 @@ def floor_rate(costs: Sequence[StageCost], codec: str, cores: int) -> float:
     return cores * _GIB / seconds
 
 
-def table(costs: Sequence[StageCost], whole: Mapping[str, float] | None = None) -> "Table":
-    """``costs`` for people; ``whole`` is what a migration measured, in bytes a second, by codec stage."""
+def table(stages: Stages, whole: Mapping[str, float] | None = None) -> "Table":
+    """``stages`` for people; ``whole`` is what a migration measured, in bytes a second, by codec stage."""
     from rich import box
     from rich.table import Table
 
     made = Table(
         "side", "stage", "CPU s per GiB", "floor", "MB/s a core", "ratio", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    for each in costs:
+    for each in stages.costs:
         speed = f"{_GIB / each.seconds / 1e6:.0f}" if each.seconds else ""
         ratio = f"{each.ratio:.2f}" if each.ratio else ""
         made.add_row(each.side, each.stage, f"{each.seconds:.3f}", f"{each.floor:.3f}", speed, ratio)
     made.add_section()
     cores = usable_cores()
     for name in ("", *(f"{rung.codec} {rung.level}" for rung in CODECS[1:])):
-        rate = floor_rate(costs, name, cores)
+        rate = floor_rate(stages.costs, name, cores)
         reached = (whole or {}).get(name)
         text = f"{reached / 1e6:.0f} reached, {reached / rate:.0%}" if reached else ""
         made.add_row("both", f"all, {name or 'no codec'}", "", "", f"{rate / 1e6:.0f} on {cores} cores", text)
+    made.add_row(
+        "both",
+        "a chain of them, no codec",
+        "",
+        "",
+        f"{stages.chained / 1e6:.0f} on {cores} cores",
+        f"{stages.chained / floor_rate(stages.costs, '', cores):.0%}",
+    )
     return made

@@ -12,13 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["WarmPages"]
+__all__ = ["WarmPages", "fill_with_zeros"]
 
 _STEP_BYTES = 4 << 20
 _AHEAD_BYTES = 256 << 20
 """What is given back before it is needed."""
 
 _LOOK_SECONDS = 0.02
+
+
+def fill_with_zeros(path: Path, size: int) -> None:
+    """Make a file of ``size`` bytes, all of them in memory."""
+    step = bytes(min(size, _STEP_BYTES))
+    with path.open("wb") as out:
+        for first in range(0, size, _STEP_BYTES):
+            out.write(step[: size - first])
 
 
 class WarmPages:
@@ -31,10 +39,7 @@ class WarmPages:
         self._thread = threading.Thread(target=self._give_back)
 
     def __enter__(self) -> Self:
-        with self._path.open("wb") as out:
-            step = bytes(_STEP_BYTES)
-            for _ in range(self._size // _STEP_BYTES):
-                out.write(step)
+        fill_with_zeros(self._path, self._size)
         self._thread.start()
         return self
 

@@ -31,7 +31,8 @@ def stages(
 ) -> None:
     """What each stage on the way of a page costs here (CPU seconds per GiB), beside the least that it could.
 
-    The last lines say how fast both sides together could be on these cores if every stage were at its floor.
+    The last lines say how fast both sides together could be on these cores if every stage were at its floor, and how
+    fast a chain of the stages is, one process a core and nothing around them.
     """
     import statistics
     from dataclasses import asdict
@@ -41,13 +42,19 @@ def stages(
     from migrated.cli.run import print_json, say, show
     from migrated.units import parse_size
 
-    costs = measure(parse_size(size), runs, say)
+    found = measure(parse_size(size), runs, say)
     reached = {}
     if whole:
         figures = PARTS["throughput"](runs)
         for name, stage in _WHOLE.items():
             reached[stage] = 1e6 * statistics.median(figures[f"{name}: guest memory in round 1, MB/s"])
     if as_json:
-        print_json({"stages": [asdict(each) for each in costs], "whole": reached})
+        print_json(
+            {
+                "stages": [asdict(each) for each in found.costs],
+                "chained": found.chained,
+                "whole": reached,
+            }
+        )
     else:
-        show(table(costs, reached))
+        show(table(found, reached))
