@@ -25,7 +25,7 @@ Nothing is assumed of link, cores or guest. What a codec takes is sampled and fo
 time a batch takes the workers tells of the cores, also those that others use; the destination says what its workers
 take. The link shows its rate while batches wait for it, and is taken to be a little faster than it was while none
 does, while it moves no more than the destination's workers can take, or while who sends hardly sleeps: so it is tried
-again and again.
+again and again. Before who sends has slept nothing is compressed, and no page is looked at: the link may be none.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,8 +136,9 @@ _SAMPLES = 6
 _BETWEEN = 4
 """Batches between two of them."""
 
-START_BYTES = 8 << 20
-"""Sent bytes before the link counts as measured: the first ones only fill its buffers."""
+START_BYTES = 4 << 20
+"""Sent bytes before the link counts as measured, from the first that had to wait: those before it only filled buffers,
+and so do some of these."""
 
 _LINK_BYTES = 16 << 20
 """Bytes over which a link's rate is measured while batches wait for it: more than its buffers hold."""
@@ -246,6 +247,7 @@ class Auto:
         self._unpacking = 0.0
         self._sending = 0.0
         self._asleep = self._awake = 0.0
+        self._has_waited = False
         self._owed = 0.0
         self._blind = _BLIND
         self._spare = 0
@@ -270,9 +272,22 @@ class Auto:
 
     @property
     def wants_sample(self) -> bool:
-        """Whether too little is known of the pages that come now: at first, and while nothing is compressed although
-        the link is what is slow. Where compressing pays some more are wanted, while the link leaves workers time."""
-        return self._blind >= _BLIND or (0 < self._samples < _SAMPLES and self._spare >= _BETWEEN)
+        """Whether too little is known of the pages that come now, where the link may be slow: at first, and while
+        nothing is compressed although the link is what is slow. Where compressing pays some more are wanted, while the
+        link leaves workers time."""
+        if self._blind >= _BLIND:
+            return self._waits_for_link
+        return 0 < self._samples < _SAMPLES and self._spare >= _BETWEEN
+
+    @property
+    def _waits(self) -> bool:
+        """Whether who sends sleeps for much of its time: for the link, or for a destination that is full."""
+        return self._asleep >= _SLEEPY * self._awake and self._asleep > 0
+
+    @property
+    def _waits_for_link(self) -> bool:
+        """Whether it is not the destination that who sends waits for."""
+        return self._waits and self._sending >= _SLOWER * self._there
 
     def sampling(self) -> None:
         """A sample is being taken."""
@@ -341,15 +356,16 @@ class Auto:
         weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
         self._asleep += weight * (slept - self._asleep)
         self._awake += weight * (now - slept - self._awake)
+        if self._waits and not self._has_waited:
+            self._has_waited, self._sent, weight = True, wire_bytes, 1.0
         if now < self._link and not waited:
             weight = _TRY_FASTER
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
-        if self._asleep < _SLEEPY * self._awake:
+        if not self._waits:
             # It was its own work, or a core, that it waited for.
             now, weight = min(slept, self._link), _TRY_FASTER
-        elif self._sending < _SLOWER * there:
-            # The destination may be what it waited for.
+        elif not self._waits_for_link:
             now, weight = min(now, self._link), _TRY_FASTER
         self._link += weight * (now - self._link)
 
@@ -357,7 +373,9 @@ class Auto:
         """What the next batch gets."""
         if not (self._sampled and self._there) or self._sent < START_BYTES:
             self._blind += not self._sampled
-            return Choice(self._first, Why.START)
+            if self._waits_for_link:
+                return Choice(self._first, Why.START)
+            return Choice(NONE, Why.START if self._sent < START_BYTES else Why.WORKERS)
         known = self._known
         places = list(self._places(known))
         place = min(places, key=lambda each: each.cost)

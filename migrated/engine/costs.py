@@ -23,8 +23,9 @@ _SOCKET_SECONDS = 0.35e-9
 """CPU time for a byte on the wire, at either end."""
 
 _SENDER_SECONDS, _RECEIVER_SECONDS = 1e-6, 0.45e-6
-"""CPU time of the two main processes for a page, whatever it takes on the wire. Of 1 GiB the source's took 0.60, 0.51 and
-0.44 s without a codec, with LZ4 and with zstd, the destination's 0.53, 0.39 and 0.33: these three numbers fit them all."""
+"""CPU time of the two main processes for a page, whatever it takes on the wire. For 1 GiB the source's took 0.60, 0.51
+and 0.44 s without a codec, with LZ4 and with zstd, the destination's 0.53, 0.39 and 0.33: these numbers fit them all.
+"""
 
 
 class Limit(StrEnum):

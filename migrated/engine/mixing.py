@@ -1,8 +1,9 @@
 """What the codec ``auto`` uses: what it begins with, and then the fastest mix.
 
-:class:`migrated.compression.policy.Auto` takes the first of its rungs until it has seen what the link does; batches
-that are under way by then are all packed with that. From then on it takes the fastest mix of two neighbours on its
-ladder, or none of them unless that surely pays.
+:class:`migrated.compression.policy.Auto` compresses nothing until who sends has waited for the link. It then takes the
+first of its rungs until enough has been sent to tell how fast the link is; batches that are under way by then are all
+packed with that. From then on it takes the fastest mix of two neighbours on its ladder, or none of them unless that
+surely pays.
 """
 
 from collections.abc import Iterator
@@ -29,13 +30,16 @@ def mix_at_rest(memory: Memory, hosts: Hosts) -> Mix:
 def mix_at_first(memory: Memory, hosts: Hosts, *, pages: int, sizes: Iterator[int], slots: int) -> Mix:
     """What is used in a first round of so many pages, in batches of ``sizes``, ``slots`` of which are under way at a
     time."""
+    later = mix_at_rest(memory, hosts)
     first = AUTO_RUNGS[0] if AUTO_RUNGS[0] in memory.costs else NONE
+    if set(later) == {NONE}:
+        return later  # who sends never waits
     wire, unknown = memory.costs[first].wire, 0
     while unknown * wire < START_BYTES and unknown < pages:
         unknown += next(sizes)
     unknown += sum(islice(sizes, slots))  # packed by the time that those have been sent
     begins = min(1.0, unknown / pages) if pages else 1.0
-    used = {rung: share * (1 - begins) for rung, share in mix_at_rest(memory, hosts).items()}
+    used = {rung: share * (1 - begins) for rung, share in later.items()}
     used[first] = used.get(first, 0.0) + begins
     return {rung: share for rung, share in used.items() if share}
 

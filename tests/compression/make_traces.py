@@ -12,14 +12,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
 from migrated.compression.policy import Auto, Choice, Cost, Rung
+from migrated.config import Settings
+from migrated.engine.cutting import batch_sizes
+from migrated.pages import PAGE_SIZE
 
 RECORDED = Path(__file__).parent / "recorded"
 USED_BYTES = 640 << 20
-BATCH_BYTES = 4 << 20
 LINKS: dict[str, tuple[str, tuple[tuple[float, str], ...]]] = {
     "200mbit": ("200mbit", ()),
     "1gbit": ("1gbit", ()),
@@ -43,6 +46,9 @@ class Recorder(Auto):
     def __init__(self, rungs: Sequence[Rung], *, workers: int, far_workers: int = 1) -> None:
         super().__init__(rungs, workers=workers, far_workers=far_workers)
         self.chosen, self.over = 0, False
+        pages = USED_BYTES // PAGE_SIZE
+        ends = accumulate(batch_sizes(pages, workers, Settings().send.batch_size // PAGE_SIZE))
+        self.batches = 1 + sum(1 for _ in takewhile(lambda end: end < pages, ends))
         self._note("begin", [[each.codec, each.level] for each in rungs], workers, far_workers)
 
     def _note(self, *what: Any) -> None:
@@ -84,8 +90,7 @@ class Recorder(Auto):
         choice = super().choose()
         self._note("choose", choice.rung.codec, choice.rung.level)
         self.chosen += 1
-        if self.chosen == USED_BYTES // BATCH_BYTES:
-            self.over = True  # later rounds find nothing that has changed
+        self.over = self.chosen >= self.batches  # later rounds find nothing that has changed
         return choice
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from migrated.compression.policy import NONE, Auto, Choice, Cost, Rung, Why
 
 STEP = 1e-3
-BATCH = 4e6
+BATCH, SMALLEST = 4e6, 256e3
+"""The first ones are small, and each worker's double up to the largest: see :mod:`migrated.engine.cutting`."""
 
 _READING, _WRITING = 0.7e-9, 1.0e-9
 """CPU seconds of a worker for a byte of memory, besides the codec."""
@@ -26,6 +27,8 @@ _TELLS = 0.1
 @dataclass
 class _Batch:
     rung: Rung
+    size: float
+    """Bytes of memory."""
     left: float
     """CPU seconds to go."""
     wire: float
@@ -63,6 +66,7 @@ class Pipeline:
         self._there = self._there_told = 0.0
         self._told_at = 0.0
         self._waited = False
+        self._given = 0
 
     def run(self, batches: int) -> float:
         """Seconds that so many more batches take, until the last one is in place. ``used`` counts their rungs."""
@@ -87,8 +91,10 @@ class Pipeline:
         rung = self.choice.rung
         self.used[rung] += 1
         cost = self._cost(rung)
-        cpu = BATCH * (_READING + cost.seconds)
-        self._packing.append(_Batch(rung, cpu, BATCH * cost.wire, cpu))
+        size = min(BATCH, SMALLEST * 2 ** min(10, self._given // self.workers))
+        self._given += 1
+        cpu = size * (_READING + cost.seconds)
+        self._packing.append(_Batch(rung, size, cpu, size * cost.wire, cpu))
 
     def _cost(self, rung: Rung) -> Cost:
         return self.costs.get(rung, Cost(0.0, 1.0))
@@ -104,9 +110,9 @@ class Pipeline:
             self._packing.remove(batch)
             self._waiting.append(batch)
             if isinstance(self.auto, Auto):
-                codec = BATCH * self._cost(batch.rung).seconds
+                codec = batch.size * self._cost(batch.rung).seconds
                 self.auto.packed(
-                    *(batch.rung, int(BATCH), int(batch.wire)),
+                    *(batch.rung, int(batch.size), int(batch.wire)),
                     codec_seconds=codec,
                     cpu_seconds=batch.packed_in,
                     seconds=batch.seconds,
@@ -142,7 +148,7 @@ class Pipeline:
                     return
                 self._sending = self._waiting.popleft()
                 self._waited = self._waited or bool(self._waiting)
-                self._arriving.append(_Batch(self._sending.rung, 0.0, self._sending.wire))
+                self._arriving.append(_Batch(self._sending.rung, self._sending.size, 0.0, self._sending.wire))
             taken = min(self._sending.left, allowed, _BUFFERS - self._buffered)
             self._sending.left -= taken
             self._buffered += taken
@@ -167,7 +173,7 @@ class Pipeline:
     def _unpack(self, there: float) -> int:
         while self._arrived and len(self._unpacking) < self.far_workers:
             batch = self._arrived.popleft()
-            batch.left = BATCH * (_WRITING + self._cost(batch.rung).unpacking) * self.far_factor
+            batch.left = batch.size * (_WRITING + self._cost(batch.rung).unpacking) * self.far_factor
             self._unpacking.append(batch)
         for batch in self._unpacking:
             batch.left -= STEP * there
@@ -175,7 +181,7 @@ class Pipeline:
         done = [each for each in self._unpacking if each.left <= 0]
         for each in done:
             self._unpacking.remove(each)
-            took = each.seconds / BATCH / self.far_workers
+            took = each.seconds / each.size / self.far_workers
             self._there += 0.2 * (took - self._there) if self._there else took
         if done and self.now - self._told_at >= _TELLS:
             self._there_told, self._told_at = self._there, self.now

@@ -161,11 +161,30 @@ def test_a_slow_destination_is_not_given_more_to_do() -> None:
     assert made.used.most_common(1)[0][0] == NONE
 
 
-def test_before_anything_is_known_it_takes_the_first() -> None:
+def test_before_anything_is_known_nothing_is_compressed_and_then_the_first_is_taken() -> None:
     auto = Auto(RUNGS, workers=2)
+    assert auto.choose() == Choice(NONE, Why.START)
+    assert not auto.wants_sample, "the link may be none"
+    send(auto, asleep=0.9, batches=1)
     assert auto.choose() == Choice(LZ4, Why.START)
+    assert auto.wants_sample
     auto.sampled(GUEST)
-    assert auto.choose() == Choice(LZ4, Why.START), "nothing is known of the link"
+    assert auto.choose() == Choice(LZ4, Why.START), "the first bytes only fill buffers"
+
+
+def test_over_no_link_no_page_is_looked_at() -> None:
+    auto = Auto(RUNGS, workers=2)
+    for _ in range(50):
+        send(auto, asleep=0.1, batches=4)
+        assert auto.choose() == Choice(NONE, Why.WORKERS)
+        assert not auto.wants_sample
+
+
+@pytest.mark.parametrize("link", [12.5e6, 25e6, 125e6])
+def test_a_slow_link_is_found_out_before_much_has_gone_over_it(link: float) -> None:
+    made = Pipeline(Auto(RUNGS, workers=2), GUEST, link)
+    made.run(40)
+    assert made.used[NONE] <= 14, "those that buffers took, and those that were packed meanwhile"
 
 
 def test_with_nothing_to_choose_from_nothing_is_compressed() -> None:
@@ -187,6 +206,7 @@ def test_pages_that_are_not_compressed_are_sampled_again_while_the_link_is_slow(
     made = pipeline(12.5e6, NOISE)
     auto = made.auto
     assert isinstance(auto, Auto)
+    made.run(40)
     assert auto.wants_sample
     auto.sampling()
     assert not auto.wants_sample
@@ -295,6 +315,7 @@ def test_a_sample_of_zeros_says_nothing_and_another_is_taken() -> None:
     auto = Auto(RUNGS, workers=2)
     auto.sampling()
     auto.sampled({})
+    send(auto, asleep=0.9)
     for _ in range(40):
         assert auto.choose().why is Why.START
     assert auto.wants_sample
