@@ -2,12 +2,12 @@
 
     remaining_wire_bytes = remaining pages x wire bytes per page       (after zero pages, codec and headers)
     late_wire_bytes      = pages dirtied a second x scan x wire bytes per page
-    expected_downtime    = max((remaining_wire_bytes + late_wire_bytes) / wire rate, look) + scan + fixed costs
+    expected_downtime    = max((remaining_wire_bytes + late_wire_bytes) / wire rate + scan, look) + fixed costs
 
 Both ratio and rate are those measured *after* compression; raw pending bytes over wire throughput, QEMU's
 formula, overestimates by the compression ratio. The guest writes on until it stands still, for about as long
-as a scan takes; the last scan then finds that too, with the guest paused. While the rest is sent its memory is
-looked over for pages that were given back. The fixed costs are pause, digest,
+as a scan takes; the last scan then finds that too, with the guest paused. Beside that scan, and while the rest is sent,
+its memory is looked over for pages that were given back. The fixed costs are pause, digest,
 device state and start. The rate of dirtying is a sawtooth, so a stall is judged by
 the best remaining so far and not by the last round.
 """
@@ -87,7 +87,7 @@ class Measured:
     @property
     def unavoidable_seconds(self) -> float:
         """What a switchover takes with nothing left to send."""
-        return self.fixed_seconds + self.scan_seconds + self.look_seconds
+        return self.fixed_seconds + max(self.scan_seconds, self.look_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def expected_downtime(measured: Measured) -> float:
     if measured.wire_bytes_per_second <= 0:
         return math.inf
     sending = to_send / measured.wire_bytes_per_second
-    return max(sending, measured.look_seconds) + measured.fixed_seconds + measured.scan_seconds
+    return max(sending + measured.scan_seconds, measured.look_seconds) + measured.fixed_seconds
 
 
 def decide(measured: Measured, trend: Trend, *, downtime_limit: float, max_rounds: int) -> Decision:

@@ -82,7 +82,7 @@ class PreCopy:
         scanned_at = self._clock()
         trend = Trend()
         while True:
-            result = await self.push_round(pending, last=False)
+            result = await self.push_round(pending)
             pending = []  # a map less while the next ones are made
             await in_thread(guest.check)
             look_began = self._clock()
@@ -130,16 +130,20 @@ class PreCopy:
             if decision is Decision.STALL:
                 trend = Trend(trend.best, 0, 0)
 
-    async def push_round(self, pending: list[PageSet], *, last: bool) -> RoundResult:
-        """Send the pages; in the last round also those that turn out to be empty by now, looked for meanwhile."""
+    async def push_round(
+        self, pending: list[PageSet], emptied: "asyncio.Future[list[PageSet]] | None" = None
+    ) -> RoundResult:
+        """Send the pages. ``emptied`` makes it the last round: those that turn out to be empty are sent, too, as soon
+        as they have been found."""
+        last = emptied is not None
         self.round += 1
         twins = len(self._pusher.twins)
         pages = sum(map(len, pending)) + twins
         self._observe(RoundStarted(self.round, pages, last))
         began = self._clock()
         self._channel.set_rate(self.tuning.bandwidth)
-        if last:
-            result = await self._push_all(pending)
+        if emptied is not None:
+            result = await self._push_all(pending, emptied)
         else:
             result = await self._pusher.push(self.round, pending, first=self.round == 1)
         await self._channel.send(RoundEnd(self.round, result.batches, result.data_pages))
@@ -155,16 +159,14 @@ class PreCopy:
         self._observe(RoundFinished(self.round, seconds, result.data_pages, result.wire_bytes))
         return result
 
-    async def _push_all(self, pending: list[PageSet]) -> RoundResult:
-        looking = asyncio.ensure_future(self.emptied())
-        try:
-            result = await self._pusher.push(self.round, pending, first=self.round == 1, last=True)
-            emptied = await looking
-        finally:
-            await asyncio.gather(looking, return_exceptions=True)
-        for pages, sent in zip(emptied, pending, strict=True):
+    async def _push_all(
+        self, pending: list[PageSet], emptied: "asyncio.Future[list[PageSet]]"
+    ) -> RoundResult:
+        result = await self._pusher.push(self.round, pending, first=self.round == 1, last=True)
+        more = await emptied
+        for pages, sent in zip(more, pending, strict=True):
             pages.mask &= ~sent.mask
-        return result + await self._pusher.push(self.round, emptied, first=False, last=True)
+        return result + await self._pusher.push(self.round, more, first=False, last=True)
 
     async def emptied(self) -> list[PageSet]:
         """The pages that were sent with content and have none any more.

@@ -89,21 +89,28 @@ class Switchover:
         # Beside the last round: it is the guest's to give, and its memory does not change by it.
         devices = Devices(guest)
         recording = asyncio.ensure_future(self._record())
+        emptied = asyncio.ensure_future(self._rounds.emptied())
         try:
-            stopwatch = await self._paused(pending, stopwatch, devices)
+            stopwatch = await self._paused(pending, emptied, stopwatch, devices)
             await recording
             return stopwatch
         finally:
-            await asyncio.gather(recording, return_exceptions=True)
+            await asyncio.gather(recording, emptied, return_exceptions=True)
             await devices.close()
 
-    async def _paused(self, pending: list[PageSet], stopwatch: Stopwatch, devices: Devices) -> Stopwatch:
+    async def _paused(
+        self,
+        pending: list[PageSet],
+        emptied: "asyncio.Future[list[PageSet]]",
+        stopwatch: Stopwatch,
+        devices: Devices,
+    ) -> Stopwatch:
         guest = self._guest
         final = await in_thread(guest.tracker.last)
         for pages, more in zip(pending, final, strict=True):
             pages |= more
         stopwatch.lap("last scan")
-        await self._rounds.push_round(pending, last=True)
+        await self._rounds.push_round(pending, emptied)
         # The digest follows at once; the destination works on both in their order.
         if self._verify is Verify.FULL:
             terms = tuple([await self._stage.reread(n) for n in range(len(self._guest.regions))])

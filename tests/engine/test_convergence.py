@@ -53,6 +53,13 @@ def test_the_fixed_part_counts_against_the_limit() -> None:
     assert judged(measured(pages=0, fixed=LIMIT + 0.01)) is Decision.COPY
 
 
+@pytest.mark.parametrize(("look", "beside"), [(0.0, 0.25), (0.2, 0.25), (0.4, 0.4)])
+def test_memory_is_looked_over_beside_the_last_scan_and_the_last_round(look: float, beside: float) -> None:
+    each = Measured(1000, 2000.0, 1e7, 0.03, scan_seconds=0.05, look_seconds=look)
+    assert expected_downtime(each) == pytest.approx(beside + 0.03)
+    assert each.unavoidable_seconds == pytest.approx(max(0.05, look) + 0.03)
+
+
 def test_what_the_guest_writes_until_it_stands_still_counts_too() -> None:
     each = Measured(1000, 2000.0, 1e7, 0.03, scan_seconds=0.1, dirty_pages_per_second=5000.0)
     assert each.late_wire_bytes == 5000 * 0.1 * 2000

@@ -137,8 +137,7 @@ async def test_a_digest_before_the_end_of_the_round_is_refused(
     """Pages may still be on their way into memory then."""
     sender = sides.sender()
 
-    async def push_and_digest(rounds: Any, pending: Any, *, last: bool) -> None:
-        del last
+    async def push_and_digest(rounds: Any, pending: Any) -> None:
         await rounds._pusher.push(1, pending, first=True)
         await sides.ends[0].send(Digest((0,), was_running=True))
         await asyncio.Event().wait()

@@ -17,6 +17,7 @@ import pytest
 from migrated.compression import worker
 from migrated.compression.stage import Stage
 from migrated.engine.events import RoundFinished, State, StateChanged
+from migrated.engine.precopy import PreCopy
 from migrated.errors import GuestError, PeerFailedError, RefusedError, ResourceError, WorkerDiedError
 from migrated.memory.linux import files
 from migrated.memory.region import FileRegion, ProcessRegion
@@ -135,6 +136,26 @@ async def test_looking_for_the_first_pages_does_not_block_the_loop(
     await sides.move(sides.sender())
     assert threads
     assert threading.current_thread() not in threads
+
+
+async def test_holes_are_looked_for_beside_the_last_scan(sides: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes milliseconds of the pause; a scan that waits for the look shows that the look does not wait."""
+    looking = threading.Event()
+    last, look = sides.source.tracker.last, PreCopy._emptied_blocking
+
+    def looks(rounds: PreCopy) -> list[PageSet]:
+        if sides.source.paused:
+            looking.set()
+        return look(rounds)
+
+    def scans() -> list[PageSet]:
+        assert looking.wait(20)
+        return last()
+
+    monkeypatch.setattr(PreCopy, "_emptied_blocking", looks)
+    monkeypatch.setattr(sides.source.tracker, "last", scans)
+    await sides.move(sides.sender())
+    assert looking.is_set()
 
 
 async def test_cancelling_twice_gives_the_guest_back_before_anything_else(sides: Any) -> None:
