@@ -136,7 +136,10 @@ _SAMPLES = 6
 _BETWEEN = 4
 """Batches between two of them."""
 
-START_BYTES = 4 << 20
+_FIRST_BYTES = 1 << 20
+"""Sent bytes before it counts how who sends spends its time: every link's buffers have room for them."""
+
+START_BYTES = 2 << 20
 """Sent bytes before the link counts as measured, from the first that had to wait: those before it only filled buffers,
 and so do some of these."""
 
@@ -241,13 +244,12 @@ class Auto:
         self._packed = 0
         self._overhead = 0.0
         self._stretch = 1.0
-        self._sent = 0.0
+        self._sent = self._measured = 0
         self._link = 0.0
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
         self._asleep = self._awake = 0.0
-        self._has_waited = False
         self._owed = 0.0
         self._blind = _BLIND
         self._spare = 0
@@ -267,8 +269,8 @@ class Auto:
 
     @property
     def link_seconds(self) -> float:
-        """What the link takes for a byte; 0 while nothing was sent."""
-        return self._link
+        """What the link takes for a byte; 0 while that is not known, or nobody had to wait for it."""
+        return self._link if self._measured >= START_BYTES else 0.0
 
     @property
     def wants_sample(self) -> bool:
@@ -282,7 +284,7 @@ class Auto:
     @property
     def _waits(self) -> bool:
         """Whether who sends sleeps for much of its time: for the link, or for a destination that is full."""
-        return self._asleep >= _SLEEPY * self._awake and self._asleep > 0
+        return self._sent >= _FIRST_BYTES and self._asleep >= _SLEEPY * self._awake
 
     @property
     def _waits_for_link(self) -> bool:
@@ -351,17 +353,19 @@ class Auto:
             return
         cost = self._known.get(rung, _FREE)
         now, slept, self._sent = seconds / wire_bytes, asleep / wire_bytes, self._sent + wire_bytes
+        share = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
         self._there = there
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
-        weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
-        self._asleep += weight * (slept - self._asleep)
-        self._awake += weight * (now - slept - self._awake)
-        if self._waits and not self._has_waited:
-            self._has_waited, self._sent, weight = True, wire_bytes, 1.0
-        if now < self._link and not waited:
-            weight = _TRY_FASTER
+        self._asleep += share * (slept - self._asleep)
+        self._awake += share * (now - slept - self._awake)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
+        if not self._measured and not (there and self._waits_for_link):
+            return  # what fills buffers
+        self._measured += wire_bytes
+        weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._measured))
+        if now < self._link and not waited:
+            weight = _TRY_FASTER
         if not self._waits:
             # It was its own work, or a core, that it waited for.
             now, weight = min(slept, self._link), _TRY_FASTER
@@ -371,7 +375,7 @@ class Auto:
 
     def choose(self) -> Choice:
         """What the next batch gets."""
-        if not (self._sampled and self._there) or self._sent < START_BYTES:
+        if not (self._sampled and self._there) or self._measured < START_BYTES:
             self._blind += not self._sampled
             if self._waits_for_link:
                 return Choice(self._first, Why.START)

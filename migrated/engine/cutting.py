@@ -20,6 +20,10 @@ SMALLEST = 64
 _SHARE = 4
 """Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
 
+_GROWTH = 2
+"""Batches of a size for each worker, until the next ones are twice as large: what is under way at the start is packed
+before anything is known of the link."""
+
 _LEFT_SHARE = 2
 """Batches a worker gets of what is left of a round, at least."""
 
@@ -33,7 +37,7 @@ def batch_sizes(pages: int, workers: int, batch_pages: int) -> Iterator[int]:
     """How many pages each batch of a round of so many gets, at most; goes on for ever, for a round that is cut at
     other places, too.
 
-    Each worker's batches double up to :func:`batch_limit`, and shrink when little is left.
+    They double up to :func:`batch_limit`, and shrink when little is left.
     """
     limit = batch_limit(pages, workers, batch_pages)
     growing, left, number = min(SMALLEST, limit), pages, 0
@@ -42,5 +46,5 @@ def batch_sizes(pages: int, workers: int, batch_pages: int) -> Iterator[int]:
         yield size
         left -= size
         number += 1
-        if number % workers == 0:
+        if number % (_GROWTH * workers) == 0:
             growing = min(2 * growing, limit)

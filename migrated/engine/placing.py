@@ -18,6 +18,9 @@ __all__ = ["Placing"]
 _FRESH = 0.2
 """Weight of a batch in the running mean of what one takes."""
 
+_TELLING_BYTES = 1 << 20
+"""A smaller batch says more of the task that it is than of its pages."""
+
 
 class Placing:
     """Puts batches and copies in place. ``codecs`` are the names both sides agreed on, in the order of their wire
@@ -97,7 +100,7 @@ class Placing:
         data_bytes = data_size(header.data_pages, header.delta_pages, header.delta_words, self._page_size)
         self.raw_bytes += raw_bytes
         self.batches += 1
-        if raw_bytes:
+        if raw_bytes >= _TELLING_BYTES:
             took = done.seconds / raw_bytes / self._stage.workers
             self.unpacking = running_mean(self.unpacking, took, _FRESH)
         self.round_pages += header.data_pages

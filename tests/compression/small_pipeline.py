@@ -20,6 +20,8 @@ _SOCKET = 0.35e-9
 """CPU seconds of an event loop for a byte on the wire, on either side."""
 _BUFFERS = 4e6
 """Bytes that the kernel takes before the link has carried any of them."""
+_TELLING = 1e6
+"""Bytes of memory: the destination says nothing of what a smaller batch took."""
 _TELLS = 0.1
 """Seconds between two words of the destination on what its workers take."""
 
@@ -64,7 +66,7 @@ class Pipeline:
         self._arrived: deque[_Batch] = deque()
         self._unpacking: list[_Batch] = []
         self._there = self._there_told = 0.0
-        self._told_at = 0.0
+        self._told_at = -_TELLS
         self._waited = False
         self._given = 0
 
@@ -91,7 +93,7 @@ class Pipeline:
         rung = self.choice.rung
         self.used[rung] += 1
         cost = self._cost(rung)
-        size = min(BATCH, SMALLEST * 2 ** min(10, self._given // self.workers))
+        size = min(BATCH, SMALLEST * 2 ** min(10, self._given // (2 * self.workers)))
         self._given += 1
         cpu = size * (_READING + cost.seconds)
         self._packing.append(_Batch(rung, size, cpu, size * cost.wire, cpu))
@@ -181,8 +183,10 @@ class Pipeline:
         done = [each for each in self._unpacking if each.left <= 0]
         for each in done:
             self._unpacking.remove(each)
+            if each.size < _TELLING:
+                continue
             took = each.seconds / each.size / self.far_workers
             self._there += 0.2 * (took - self._there) if self._there else took
-        if done and self.now - self._told_at >= _TELLS:
+        if self._there and done and self.now - self._told_at >= _TELLS:
             self._there_told, self._told_at = self._there, self.now
         return len(done)

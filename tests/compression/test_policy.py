@@ -169,7 +169,7 @@ def test_before_anything_is_known_nothing_is_compressed_and_then_the_first_is_ta
     assert auto.choose() == Choice(LZ4, Why.START)
     assert auto.wants_sample
     auto.sampled(GUEST)
-    assert auto.choose() == Choice(LZ4, Why.START), "the first bytes only fill buffers"
+    assert auto.choose().why is not Why.START
 
 
 def test_over_no_link_no_page_is_looked_at() -> None:
@@ -184,7 +184,7 @@ def test_over_no_link_no_page_is_looked_at() -> None:
 def test_a_slow_link_is_found_out_before_much_has_gone_over_it(link: float) -> None:
     made = Pipeline(Auto(RUNGS, workers=2), GUEST, link)
     made.run(40)
-    assert made.used[NONE] <= 14, "those that buffers took, and those that were packed meanwhile"
+    assert made.used[NONE] <= 16, "those that buffers took, and those that were packed meanwhile"
 
 
 def test_with_nothing_to_choose_from_nothing_is_compressed() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,11 +89,18 @@ async def test_batches_are_counted_when_they_are_in_place() -> None:
     placing = sides.placing
     assert (placing.batches, placing.raw_bytes) == (1, 10 * PAGE)
     assert (placing.round_pages, placing.round_bytes) == (10, 9000)
-    assert placing.unpacking == pytest.approx(1.0 / (10 * PAGE) / 2), "two workers do it at a time"
+    assert placing.unpacking == 0.0, "so small a batch says nothing of what pages take"
     assert (sides.stage.free, sides.told) == ([3], 1)
     (event,) = sides.events
     assert isinstance(event, BatchMoved)
     assert (event.codec, event.data_pages, event.zero_pages) == ("lz4", 10, 2)
+
+
+async def test_what_pages_take_is_told_by_batches_that_are_not_small() -> None:
+    sides = Sides()
+    sides.placing.batch(replace(HEADER, data_pages=256), 3)
+    await sides.drained()
+    assert sides.placing.unpacking == pytest.approx(1.0 / (256 * PAGE) / 2), "two workers do it at a time"
 
 
 async def test_a_round_begins_with_nothing_and_a_migration_goes_on() -> None:

@@ -72,7 +72,7 @@ class Pushing:
     """A pusher whose connection takes so long for a byte, as do the destination's workers ``there``."""
 
     def __init__(
-        self, codec: str, level: int, seconds: float = 1e-9, there: float = 0.0, *, deltas: bool = True
+        self, codec: str, level: int, seconds: float = 1e-9, there: float = 1e-12, *, deltas: bool = True
     ) -> None:
         self.stage, self.channel = FakeStage(), FakeChannel(seconds)
         self.pusher = Pusher(
@@ -109,9 +109,9 @@ async def test_a_destination_that_takes_no_deltas_gets_none() -> None:
 @pytest.mark.parametrize(
     ("seconds", "there", "deltas"),
     [
-        (8e-9, 0.0, True),  # 1 Gb/s
-        (8e-8, 0.0, True),
-        (0.8e-9, 0.0, False),  # 10 Gb/s
+        (8e-9, 1e-12, True),  # 1 Gb/s
+        (8e-8, 1e-12, True),
+        (0.8e-9, 1e-12, False),  # 10 Gb/s
         (8e-9, 8e-9, False),  # the destination's workers are what is slow
     ],
 )
@@ -119,7 +119,7 @@ async def test_raw_pages_may_be_deltas_where_the_link_is_slow(
     seconds: float, there: float, deltas: bool
 ) -> None:
     pushing = Pushing("lz4", 0, seconds, there)
-    assert await pushing.push(1) == {0}
+    assert await pushing.push(1, 20) == {0}
     assert await pushing.push(2) == {2 if deltas else 0}
 
 
