@@ -204,19 +204,20 @@ class Machine:
     def verify(self) -> None:
         """Have it check every byte that it wrote. GuestError: one is wrong, or no answer comes."""
         before = self.console.verified
-        try:
-            with socket.socket(socket.AF_UNIX) as words:
-                words.connect(str(self._words_path))
-                words.sendall(b"verify\n")
-        except OSError as error:
-            raise GuestError(f"the guest's QEMU takes no words: {error.strerror}") from error
 
         def answered() -> bool:
             self._must_live()
             self.console.look()
             return self.console.verified > before
 
-        wait_until(answered, "the guest to check its memory", _ANSWER_SECONDS)
+        with socket.socket(socket.AF_UNIX) as words:
+            try:
+                words.connect(str(self._words_path))
+                words.sendall(b"verify\n")
+            except OSError as error:
+                raise GuestError(f"the guest's QEMU takes no words: {error.strerror}") from error
+            # Not closed before: what the guest has not read by then QEMU may throw away.
+            wait_until(answered, "the guest to check its memory", _ANSWER_SECONDS)
 
     def end(self) -> None:
         """Kill it, and remove its files. May be called twice."""
