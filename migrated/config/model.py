@@ -164,7 +164,7 @@ class SendSettings(_Section):
         default=0, ge=0, le=256, description="a number from 1 to 256, or 0 for half of compress_workers"
     )
     batch_size: Annotated[Size, AfterValidator(_whole_pages)] = Field(
-        default=8 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
+        default=4 << 20, ge=64 << 10, le=16 << 20, description="64KiB to 16MiB, in whole pages of 4KiB"
     )
     delta_cache: Size = Field(
         default=64 << 20,

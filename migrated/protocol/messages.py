@@ -83,7 +83,7 @@ MIN_PAGE_SIZE, MAX_PAGE_SIZE = 4096, 2 << 20
 """From the smallest page of Linux to a huge page of x86-64."""
 
 MAX_BATCH_BYTES = 64 << 20
-"""Raw bytes of a batch. The default is 8 MiB, and beyond that nothing gets faster: a slot's size."""
+"""Raw bytes of a batch. The default is 4 MiB, and beyond 8 MiB nothing gets faster: a slot's size."""
 
 MAX_DEVICE_STATE_CHUNK = 512 << 10
 """A guest's device state is 0.3 to 0.6 MB, so it travels in one or two messages."""
