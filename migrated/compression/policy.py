@@ -116,7 +116,7 @@ _FRESH = 0.1
 """Weight of a batch in running means."""
 
 _PACKED_BYTES = 40 << 20
-"""Bytes of memory over which is measured what packing takes: five batches of 8 MiB. A small batch says less."""
+"""Bytes of memory over which is measured what packing takes: ten batches of 4 MiB. A small batch says less."""
 
 _SLOWER = 1.25
 """How much longer than the destination's workers a batch must take on the link to say something of the link."""
@@ -241,10 +241,10 @@ class Auto:
         self._samples = 0
         self._used = NONE
         self._hardness = 0.0
-        self._packed = 0
+        self._packed_bytes = 0
         self._overhead = 0.0
         self._stretch = 1.0
-        self._sent = self._measured = 0
+        self._sent_bytes = self._measured_bytes = 0
         self._link = 0.0
         self._there = 0.0
         self._unpacking = 0.0
@@ -270,7 +270,7 @@ class Auto:
     @property
     def link_seconds(self) -> float:
         """What the link takes for a byte; 0 while that is not known, or nobody had to wait for it."""
-        return self._link if self._measured >= START_BYTES else 0.0
+        return self._link if self._measured_bytes >= START_BYTES else 0.0
 
     @property
     def wants_sample(self) -> bool:
@@ -284,7 +284,7 @@ class Auto:
     @property
     def _waits(self) -> bool:
         """Whether who sends sleeps for much of its time: for the link, or for a destination that is full."""
-        return self._sent >= _FIRST_BYTES and self._asleep >= _SLEEPY * self._awake
+        return self._sent_bytes >= _FIRST_BYTES and self._asleep >= _SLEEPY * self._awake
 
     @property
     def _waits_for_link(self) -> bool:
@@ -329,8 +329,8 @@ class Auto:
         in all, and the seconds that went by."""
         if raw_bytes == 0:
             return
-        self._packed = min(_PACKED_BYTES, self._packed + raw_bytes)
-        weight, share = min(1.0, raw_bytes / self._packed), min(1.0, raw_bytes / _PACKED_BYTES)
+        self._packed_bytes = min(_PACKED_BYTES, self._packed_bytes + raw_bytes)
+        weight, share = min(1.0, raw_bytes / self._packed_bytes), min(1.0, raw_bytes / _PACKED_BYTES)
         self._overhead += weight * (max(0.0, cpu_seconds - codec_seconds) / raw_bytes - self._overhead)
         self._stretch += share * (max(1.0, seconds / max(cpu_seconds, 1e-9)) - self._stretch)
         old = self._sampled.get(rung)
@@ -352,18 +352,22 @@ class Auto:
         if wire_bytes < _TELLING_BYTES:
             return
         cost = self._known.get(rung, _FREE)
-        now, slept, self._sent = seconds / wire_bytes, asleep / wire_bytes, self._sent + wire_bytes
-        share = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent))
+        now, slept, self._sent_bytes = (
+            seconds / wire_bytes,
+            asleep / wire_bytes,
+            self._sent_bytes + wire_bytes,
+        )
+        share = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent_bytes))
         self._there = there
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
         self._asleep += share * (slept - self._asleep)
         self._awake += share * (now - slept - self._awake)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
-        if not self._measured and not (there and self._waits_for_link):
+        if not self._measured_bytes and not (there and self._waits_for_link):
             return  # what fills buffers
-        self._measured += wire_bytes
-        weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._measured))
+        self._measured_bytes += wire_bytes
+        weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._measured_bytes))
         if now < self._link and not waited:
             weight = _TRY_FASTER
         if not self._waits:
@@ -375,11 +379,11 @@ class Auto:
 
     def choose(self) -> Choice:
         """What the next batch gets."""
-        if not (self._sampled and self._there) or self._measured < START_BYTES:
+        if not (self._sampled and self._there) or self._measured_bytes < START_BYTES:
             self._blind += not self._sampled
             if self._waits_for_link:
                 return Choice(self._first, Why.START)
-            return Choice(NONE, Why.START if self._sent < START_BYTES else Why.WORKERS)
+            return Choice(NONE, Why.START if self._sent_bytes < START_BYTES else Why.WORKERS)
         known = self._known
         places = list(self._places(known))
         place = min(places, key=lambda each: each.cost)
