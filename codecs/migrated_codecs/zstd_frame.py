@@ -1,18 +1,21 @@
 """One Zstandard frame a block (RFC 8878), with its size in the header; the checksum is the batch's.
 
-From 32 MiB of files as a page cache holds them (60 % programs, 25 % texts, 15 % data), on one core (ratio, the best
-MB/s of 7 runs):
+From 64 MiB of files as a page cache holds them (60 % programs, 25 % texts, 15 % data), on one core (ratio, the better
+MB/s of 2 runs):
 
-                    blocks of 256 KiB    of 1 MiB            of 1 MiB        of 1 MiB
-    zstd 1             2.79  385        2.76  378    fast 14, matches of 6   2.83  373
-    zstd 2             2.90  295        2.87  293    fast 14, matches of 5   2.88  349
-    zstd 3             2.96  221        3.01  221    fast 15, matches of 5   2.91  325
-    zstd 6             3.06   87        3.17   81
+                       blocks of 256 KiB    of 1 MiB      of 4 MiB
+    level 1: fast 14       2.89  417       2.93  407     2.94  415
+    level 2: fast 15       2.91  410       2.96  388     2.97  396
+    level 3: zstd 3        2.98  313       3.08  292     3.11  277
+    level 6: zstd 6        3.13  110       3.25  106     3.30  104
+    level 7: zstd 8        3.15   87       3.28   75     3.35   68
+    level 8: zstd 9        3.15   86       3.28   59     3.37   60
 
 In blocks over 256 KiB zstd's own levels 1 and 2 look for matches of 7 and 6 bytes. What memory repeats is shorter,
 pointers and instructions, so the first two levels here look for 5, in a table of 2**14 or 2**15 entries: zstd 2's
-ratio, 10 to 20 % faster. Of zstd's own levels 4 gives no more than 3; 7 is left out, since 6 is faster and denser; 9
-to 12 give nothing over 8, so the best ratio is zstd 15, for links so slow that 10 MB/s a core keep them full.
+ratio, 10 to 20 % faster. Of zstd's own levels 4 gives no more than 3; 7 is left out, since 6 is faster and hardly less
+dense; 10 to 12 give nothing over 9, so the best ratio is zstd 15, for links so slow that 10 MB/s a core keep them
+full.
 """
 
 from typing import TYPE_CHECKING
@@ -34,8 +37,8 @@ FAST_HASH_LOGS = {1: 14, 2: 15}
 """The first two are zstd's fastest strategy with a hash table of 2**so many entries: 64 and 128 KiB."""
 
 _FAST_MATCH = 5
-_FAST_WINDOW_LOG = 20
-"""A window of a whole block."""
+_FAST_WINDOW_LOG = 22
+"""A window of a whole block: 4 MiB."""
 
 
 class ZstdCodec(Codec):

@@ -76,8 +76,9 @@ class _Sample:
         self.source = FileRegion(self.source_path)
         self.target_path, self.ballast_path = folder / "target", folder / "ballast"
         self.batches: list[Runs] = list(PageSet.full(self.pages).batches(_BATCH_PAGES))
-        self.buffer = memoryview(bytearray(_BATCH_PAGES * PAGE_SIZE))
-        self.other = memoryview(bytearray(_BATCH_PAGES * PAGE_SIZE))
+        self.buffer, self.other, self.unpacked = (
+            memoryview(bytearray(_BATCH_PAGES * PAGE_SIZE)) for _ in range(3)
+        )
 
     def loaded(self) -> Iterator[tuple[Runs, memoryview]]:
         """Each batch, read into the kept buffer; what the reader does with it is what is timed."""
@@ -205,7 +206,7 @@ def _codec(sample: _Sample, rung: Rung) -> tuple[float, float, float]:
                 length = codec.compress_into(block, sample.other[: len(block) - 1])
             if length:
                 with unpacking.running():
-                    codec.decompress_into(sample.other[:length], sample.other[BLOCK_BYTES:][: len(block)])
+                    codec.decompress_into(sample.other[:length], sample.unpacked[: len(block)])
             stored += length or len(block)
             total += len(block)
     return packing.seconds, unpacking.seconds, total / stored

@@ -39,9 +39,10 @@ __all__ = [
     "max_payload",
 ]
 
-BLOCK_BYTES = 1 << 20
-"""Raw bytes of a block. What a codec looks back on ends there: zstd makes 2 to 4 % fewer bytes of one than of four of
-256 KiB, at the speed of these, and hardly fewer of larger ones; the others look back on 32 or 64 KiB, at any size."""
+BLOCK_BYTES = 4 << 20
+"""Raw bytes of a block, by default a whole batch. What a codec looks back on ends there: of one such block zstd makes
+2 to 3 % fewer bytes than of four of 1 MiB at its denser levels, and 6 to 8 % fewer than of sixteen of 256 KiB; at the
+first two levels none and 2 %. The others look back on 32 or 64 KiB, at any size."""
 
 RAW_CODEC = 1
 FIRST_CODEC = 2

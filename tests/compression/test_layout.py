@@ -160,11 +160,12 @@ def test_blocks_that_do_not_fill_the_payload_are_refused(stored: int) -> None:
 
 
 def test_a_later_block_longer_than_it_may_be_is_refused() -> None:
-    data, zero = runs((0, PER_BLOCK + 1)), runs()
-    read(payload_of(data, zero, [10, PAGE]), counts(data, zero, [10, PAGE]))
+    pages = PER_BLOCK + 1
+    data, zero = runs((0, pages)), runs()
+    read(payload_of(data, zero, [10, PAGE]), counts(data, zero, [10, PAGE]), pages)
     for blocks in ([10, PAGE + 1], [0, PAGE], [BLOCK_BYTES + 1, PAGE]):
-        with pytest.raises(IntegrityError):
-            read(payload_of(data, zero, blocks), counts(data, zero, blocks))
+        with pytest.raises(IntegrityError, match="block lengths"):
+            read(payload_of(data, zero, blocks), counts(data, zero, blocks), pages)
 
 
 def test_a_region_smaller_than_its_runs_is_refused() -> None:

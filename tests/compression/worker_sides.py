@@ -31,8 +31,9 @@ __all__ = [
 ]
 
 PAGE = 4096
-PAGES = 400
-BATCH = 300
+PAGES = 1400
+BATCH = 1300
+"""More than a block."""
 SLOT = -(-max_payload(BATCH, PAGE) // PAGE) * PAGE
 SEED = 2**64 - 7
 CODECS = (RAW, "lz4", "zstd", "snappy", "zlib")
