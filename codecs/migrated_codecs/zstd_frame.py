@@ -37,8 +37,8 @@ FAST_HASH_LOGS = {1: 14, 2: 15}
 """The first two are zstd's fastest strategy with a hash table of 2**so many entries: 64 and 128 KiB."""
 
 _FAST_MATCH = 5
-_FAST_WINDOW_LOG = 22
-"""A window of a whole block: 4 MiB."""
+_WINDOW_LOG = 22
+"""A window of a whole block: 4 MiB. A frame that asks for more is refused."""
 
 
 class ZstdCodec(Codec):
@@ -49,7 +49,7 @@ class ZstdCodec(Codec):
     def __init__(self, level: int) -> None:
         super().__init__(level)
         self._compressor = zstandard.ZstdCompressor(compression_params=_parameters(level))
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
 
     @classmethod
     def describe_level(cls, level: int) -> str:
@@ -67,17 +67,18 @@ class ZstdCodec(Codec):
         packed = memoryview(source)
         try:
             frame = zstandard.get_frame_parameters(packed)
-            # The library allocates what the frame declares, whatever max_output_size says: look first. Of the
-            # window it never allocates more than that. An unknown size reads as 2**64-1.
+            # Only a frame that fills the target exactly is decompressed straight into it, without a window of its
+            # own: look first. An unknown size reads as 2**64-1.
             if frame.content_size != size:
                 raise IntegrityError(f"a zstd frame declares {frame.content_size} bytes instead of {size}")
-            # stream_reader().readinto() is as fast, but says nothing of a truncated frame or bytes behind it.
-            raw = self._decompressor.decompress(packed, allow_extra_data=False)
+            reader = self._decompressor.stream_reader(packed, read_across_frames=True)
+            got = reader.readinto(target)
+            if got != size:
+                raise IntegrityError(f"a zstd frame holds {got} bytes instead of {size}")
+            if reader.read(1):
+                raise IntegrityError(f"behind a zstd frame of {size} bytes is another one")
         except zstandard.ZstdError as error:
             raise IntegrityError(f"a zstd frame of {size} bytes is damaged: {error}") from error
-        if len(raw) != size:
-            raise IntegrityError(f"a zstd frame holds {len(raw)} bytes instead of {size}")
-        target[:] = raw
 
 
 def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
@@ -85,7 +86,7 @@ def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
     if level in ZSTD_LEVELS:
         return zstandard.ZstdCompressionParameters.from_level(ZSTD_LEVELS[level], **frame)
     return zstandard.ZstdCompressionParameters(
-        window_log=_FAST_WINDOW_LOG,
+        window_log=_WINDOW_LOG,
         chain_log=FAST_HASH_LOGS[level],
         hash_log=FAST_HASH_LOGS[level],
         search_log=1,

@@ -77,6 +77,9 @@ _PROBES = 16
 something else is in it, the first or second of them tells. Single pages of a block that compresses may be noise;
 sixteen of sixteen are not."""
 
+_SAMPLE_BYTES = 1 << 20
+"""Sampled pages are from all over a region: nothing is found further back. This much of a sample is tried at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
@@ -119,7 +122,7 @@ class Worker:
         self._codecs: dict[tuple[str, int], Codec] = {}
         self._probe = registry.create(*_PROBE_CODEC)
         self._probed = memoryview(bytearray(_PROBE_ROOM))
-        self._scratch, self._unpacked = kept_buffer(BLOCK_BYTES), kept_buffer(BLOCK_BYTES)
+        self._scratch, self._unpacked = kept_buffer(_SAMPLE_BYTES), kept_buffer(_SAMPLE_BYTES)
 
     def _codec(self, name: str, level: int) -> Codec:
         key = (name, level)
@@ -320,8 +323,8 @@ class Worker:
     def _cost(self, codec: Codec, data: memoryview) -> Cost:
         packing = unpacking = 0.0
         stored = 0
-        for start in range(0, len(data), BLOCK_BYTES):
-            block = data[start : start + BLOCK_BYTES]
+        for start in range(0, len(data), _SAMPLE_BYTES):
+            block = data[start : start + _SAMPLE_BYTES]
             began = time.thread_time()
             length = codec.compress_into(block, self._scratch[: len(block) - 1])
             packed = time.thread_time()

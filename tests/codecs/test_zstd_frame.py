@@ -49,3 +49,19 @@ def test_the_first_levels_find_what_is_short(level: int) -> None:
     block = b"".join(rng.choice(upper) + rng.randbytes(2) for _ in range((1 << 20) // 7))
     size = ZstdCodec(level).compress_into(block, memoryview(bytearray(len(block))))
     assert 0 < size < 0.8 * len(zstandard.ZstdCompressor(level=1).compress(block))
+
+
+def test_a_second_frame_is_noticed(mixed: bytes) -> None:
+    frame = zstandard.compress(mixed)
+    with pytest.raises(IntegrityError, match="behind"):
+        ZstdCodec(1).decompress_into(frame + frame, memoryview(bytearray(len(mixed))))
+
+
+def test_a_window_larger_than_a_block_is_refused(mixed: bytes) -> None:
+    """Nothing that arrives makes us set memory aside for it."""
+    packer = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=27)
+    ).compressobj()
+    wide = packer.compress(mixed) + packer.flush()
+    with pytest.raises(IntegrityError, match="damaged"):
+        ZstdCodec(1).decompress_into(zstandard.compress(mixed) + wide, memoryview(bytearray(len(mixed))))
