@@ -124,6 +124,10 @@ _SLOWER = 1.25
 _SLEEPY = 0.33
 """Seconds asleep for each one at work or waiting for a core: who sends and sleeps less does not wait for the link."""
 
+_OFTEN = 0.4
+"""Of the sent bytes, the share that was slept for, before who sends counts as waiting: one stop of a destination that
+is still starting is as long as a slow link's many short ones."""
+
 _TELLING_BYTES = 64 << 10
 """Fewer bytes say more of the way to the socket than of the link."""
 
@@ -250,6 +254,7 @@ class Auto:
         self._unpacking = 0.0
         self._sending = 0.0
         self._asleep = self._awake = 0.0
+        self._slept_for = 0.0
         self._owed = 0.0
         self._blind = _BLIND
         self._spare = 0
@@ -284,7 +289,11 @@ class Auto:
     @property
     def _waits(self) -> bool:
         """Whether who sends sleeps for much of its time: for the link, or for a destination that is full."""
-        return self._sent_bytes >= _FIRST_BYTES and self._asleep >= _SLEEPY * self._awake
+        return (
+            self._sent_bytes >= _FIRST_BYTES
+            and self._asleep >= _SLEEPY * self._awake
+            and self._slept_for >= _OFTEN
+        )
 
     @property
     def _waits_for_link(self) -> bool:
@@ -362,6 +371,7 @@ class Auto:
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
         self._asleep += share * (slept - self._asleep)
         self._awake += share * (now - slept - self._awake)
+        self._slept_for += share * ((slept >= _SLEEPY * (now - slept)) - self._slept_for)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
         if not self._measured_bytes and not (there and self._waits_for_link):

@@ -20,9 +20,9 @@ SMALLEST = 64
 _SHARE = 4
 """Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
 
-_GROWTH = 2
-"""Batches of a size for each worker, until the next ones are twice as large: what is under way at the start is packed
-before anything is known of the link."""
+_GROWTH, _SLOWEST_GROWTH = 2, 8
+"""Batches of a size for each worker, and in all, until the next ones are twice as large: what is under way at the start
+is packed before anything is known of the link."""
 
 _LEFT_SHARE = 2
 """Batches a worker gets of what is left of a round, at least."""
@@ -41,10 +41,11 @@ def batch_sizes(pages: int, workers: int, batch_pages: int) -> Iterator[int]:
     """
     limit = batch_limit(pages, workers, batch_pages)
     growing, left, number = min(SMALLEST, limit), pages, 0
+    alike = max(_GROWTH * workers, _SLOWEST_GROWTH)
     while True:
         size = min(growing, max(min(SMALLEST, limit), left // (workers * _LEFT_SHARE)))
         yield size
         left -= size
         number += 1
-        if number % (_GROWTH * workers) == 0:
+        if number % alike == 0:
             growing = min(2 * growing, limit)

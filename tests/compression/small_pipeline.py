@@ -93,7 +93,7 @@ class Pipeline:
         rung = self.choice.rung
         self.used[rung] += 1
         cost = self._cost(rung)
-        size = min(BATCH, SMALLEST * 2 ** min(10, self._given // (2 * self.workers)))
+        size = min(BATCH, SMALLEST * 2 ** min(10, self._given // max(8, 2 * self.workers)))
         self._given += 1
         cpu = size * (_READING + cost.seconds)
         self._packing.append(_Batch(rung, size, cpu, size * cost.wire, cpu))

@@ -172,6 +172,15 @@ def test_before_anything_is_known_nothing_is_compressed_and_then_the_first_is_ta
     assert auto.choose().why is not Why.START
 
 
+def test_one_stop_of_a_destination_that_is_starting_is_no_slow_link() -> None:
+    auto = Auto(RUNGS, workers=2)
+    for number in range(40):
+        asleep = 0.010 if number == 4 else 0.0
+        auto.sent(NONE, 256_000, 0.0005 + asleep, asleep=asleep, waited=True, there=0.0)
+        assert auto.choose().rung == NONE
+        assert not auto.wants_sample
+
+
 def test_over_no_link_no_page_is_looked_at() -> None:
     auto = Auto(RUNGS, workers=2)
     for _ in range(50):
@@ -183,8 +192,8 @@ def test_over_no_link_no_page_is_looked_at() -> None:
 @pytest.mark.parametrize("link", [12.5e6, 25e6, 125e6])
 def test_a_slow_link_is_found_out_before_much_has_gone_over_it(link: float) -> None:
     made = Pipeline(Auto(RUNGS, workers=2), GUEST, link)
-    made.run(40)
-    assert made.used[NONE] <= 16, "those that buffers took, and those that were packed meanwhile"
+    made.run(60)
+    assert made.used[NONE] <= 24, "those that buffers took, and those that were packed meanwhile"
 
 
 def test_with_nothing_to_choose_from_nothing_is_compressed() -> None:
@@ -261,7 +270,7 @@ def test_one_odd_sample_is_made_up_for_while_the_link_leaves_the_time() -> None:
             auto.sampled(SMALL)
         made.run(8)
     made.used.clear()
-    made.run(40)
+    made.run(60)
     assert made.used[ZSTD6] > 20
 
 

@@ -78,5 +78,5 @@ def test_it_follows_a_link_that_gets_slow() -> None:
 def test_it_follows_a_link_that_gets_fast() -> None:
     chosen = replayed("100mbit-then-4gbit")
     middle = len(chosen) // 4
-    assert share(chosen[20:middle], DENSE) > 0.9
+    assert share(chosen[40:middle], DENSE) > 0.9
     assert share(chosen[-20:], DENSE) < 0.1
