@@ -20,9 +20,9 @@ SMALLEST = 64
 _SHARE = 4
 """Batches a worker gets of a round, at least: small ones in a short round, so that all workers finish together."""
 
-_GROWTH, _SLOWEST_GROWTH = 2, 8
-"""Batches of a size for each worker, and in all, until the next ones are twice as large: what is under way at the start
-is packed before anything is known of the link."""
+_ALIKE, _ALIKE_EACH = 8, 2
+"""Batches of a size, in all and for each worker, before the next ones are twice as large: what is under way at the
+start is packed before anything is known of the link."""
 
 _LEFT_SHARE = 2
 """Batches a worker gets of what is left of a round, at least."""
@@ -41,7 +41,7 @@ def batch_sizes(pages: int, workers: int, batch_pages: int) -> Iterator[int]:
     """
     limit = batch_limit(pages, workers, batch_pages)
     growing, left, number = min(SMALLEST, limit), pages, 0
-    alike = max(_GROWTH * workers, _SLOWEST_GROWTH)
+    alike = max(_ALIKE, _ALIKE_EACH * workers)
     while True:
         size = min(growing, max(min(SMALLEST, limit), left // (workers * _LEFT_SHARE)))
         yield size

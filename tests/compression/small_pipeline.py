@@ -12,7 +12,7 @@ from migrated.compression.policy import NONE, Auto, Choice, Cost, Rung, Why
 
 STEP = 1e-3
 BATCH, SMALLEST = 4e6, 256e3
-"""The first ones are small, and each worker's double up to the largest: see :mod:`migrated.engine.cutting`."""
+"""The first ones are small, and double up to the largest: see :mod:`migrated.engine.cutting`."""
 
 _READING, _WRITING = 0.7e-9, 1.0e-9
 """CPU seconds of a worker for a byte of memory, besides the codec."""
