@@ -169,15 +169,17 @@ async def test_pages_that_are_there_twice_are_counted_where_they_may_be_copies(
 ) -> None:
     content = np.random.default_rng(7).bytes(200 * PAGE_SIZE)
     with memory.open("r+b") as file:
-        file.write(content + content[: 150 * PAGE_SIZE])
+        file.write(content)
+        file.seek(800 * PAGE_SIZE)  # behind what two workers look at in the same moment
+        file.write(content[: 150 * PAGE_SIZE])
     whole = memory.read_bytes()
     different = {whole[at : at + PAGE_SIZE] for at in range(0, len(whole), PAGE_SIZE)} - {bytes(PAGE_SIZE)}
     assert (await surveyed(guest, LZ4, seconds=0.1)).memory.twins == 0
     async with rehearsal(guest, LZ4) as tried:
         found = await survey(guest, tried, seconds=0.1, copies=True)
     data = round(found.memory.data_share * found.pages)
-    # But for content that has lost its place in the table to another.
-    assert found.memory.twins == pytest.approx(1 - len(different) / data, abs=0.02)
+    # But for content that has lost its place in the table to another: one in five or six.
+    assert found.memory.twins == pytest.approx(1 - len(different) / data, abs=0.05)
     assert found.memory.twins > 0.1
 
 
