@@ -146,7 +146,8 @@ class Stalled:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished migration in figures: seconds and bytes. ``downtime_parts`` adds up to ``downtime_seconds``."""
+    """A finished migration in figures: seconds and bytes. ``total_seconds`` ends when the destination runs the guest,
+    as the downtime does; ``downtime_parts`` adds up to ``downtime_seconds``."""
 
     migration_id: str
     guest: str

@@ -354,6 +354,7 @@ class Sender:
         answer = await self._outcome(stopwatch.running)
         self.settled = True
         stopwatch.lap("start")
+        total = self._clock() - self._began  # what is left is tidying up
         if isinstance(answer, Aborted):
             await in_thread(guest.resume)
             await self._record(Outcome.ABORTED)
@@ -369,7 +370,7 @@ class Sender:
         except MigratedError as error:
             # The guest runs there: nothing that fails here can change that.
             notes = (f"the destination runs the guest, but not all could be tidied up here: {error}",)
-        report = self._report(stopwatch, notes)
+        report = self._report(total, stopwatch, notes)
         self._observe(Finished(report))
         self._observe(StateChanged(State.COMPLETED))
         return report
@@ -401,12 +402,12 @@ class Sender:
             self.migration_id,
         )
 
-    def _report(self, stopwatch: Stopwatch, notes: tuple[str, ...]) -> Report:
+    def _report(self, total: float, stopwatch: Stopwatch, notes: tuple[str, ...]) -> Report:
         shown = self._tally.snapshot()
         return Report(
             migration_id=self.migration_id,
             guest=self._options.guest_name,
-            total_seconds=self._clock() - self._began,
+            total_seconds=total,
             downtime_seconds=stopwatch.seconds,
             downtime_parts=stopwatch.parts,
             setup_seconds=self._setup_seconds,

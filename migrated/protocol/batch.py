@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 BLOCK_BYTES = 4 << 20
-"""Raw bytes of a block, by default a whole batch. What a codec looks back on ends there: at its denser levels zstd makes
-1.5 to 3 % fewer bytes of one such block than of four of 1 MiB, and 5 to 7 % fewer than of sixteen of 256 KiB; at the
-first two hardly any. The others look back on 32 or 64 KiB, at any size."""
+"""Raw bytes of a block, by default a whole batch. What a codec looks back on ends there: at its denser levels zstd
+makes 1.5 to 3 % fewer bytes of one such block than of four of 1 MiB, and 5 to 7 % fewer than of sixteen of 256 KiB; at
+the first two hardly any. The others look back on 32 or 64 KiB, at any size."""
 
 RAW_CODEC = 1
 FIRST_CODEC = 2

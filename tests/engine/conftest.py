@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +162,7 @@ class Sides:
     def sender(self, **changes: Any) -> Sender:
         level = changes.pop("level", 1)
         downtime = changes.pop("downtime", 0.3)
+        clock = changes.pop("clock", time.monotonic)
         options = {
             "guest_name": "file",
             "codecs": CODECS,
@@ -189,6 +191,7 @@ class Sides:
             migration_id="5" * 32,
             ask=ask,
             spread=self.channel.spread,
+            clock=clock,
         )
 
     async def receive(self) -> None:

@@ -6,6 +6,7 @@ import filecmp
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,6 +96,22 @@ async def test_an_idle_guest_arrives_whole(sides: Any) -> None:
     assert report.zero_pages == 256
     assert report.wire_bytes < report.raw_bytes
     assert [type(event) for event in sides.events].count(Finished) == 1
+
+
+async def test_the_total_time_ends_when_the_destination_runs_the_guest(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left here is given up after that, which may take long: the memory of a large guest."""
+    late = 0.0
+
+    def release(moved: bool) -> None:
+        nonlocal late
+        late = 1000.0
+
+    monkeypatch.setattr(sides.source, "release", release)
+    report = await sides.move(sides.sender(clock=lambda: time.monotonic() + late))
+    assert late
+    assert report.downtime_seconds < report.total_seconds < 100.0
 
 
 @pytest.mark.parametrize(
