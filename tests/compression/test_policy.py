@@ -127,7 +127,7 @@ def test_it_changes_its_mind_when_the_link_changes() -> None:
     assert NONE not in made.used
     made.link = 1e12
     made.run(100)
-    made.run(60)
+    made.run(40)
     assert made.used.most_common(1)[0][0] == NONE
 
 
