@@ -122,11 +122,11 @@ _SLOWER = 1.25
 """How much longer than the destination's workers a batch must take on the link to say something of the link."""
 
 _SLEEPY = 0.33
-"""Seconds asleep for each one at work or waiting for a core: who sends and sleeps less does not wait for the link."""
+"""Seconds asleep for each one at work or waiting for a core, from which on a batch was slept for."""
 
 _OFTEN = 0.4
-"""Of the sent bytes, the share that was slept for, before who sends counts as waiting: one stop of a destination that
-is still starting is as long as a slow link's many short ones."""
+"""Of the sent bytes, the share that was slept for, from which on who sends counts as waiting. Shares, not seconds: one
+stop of a destination that is still starting is as long as a slow link's many short ones."""
 
 _TELLING_BYTES = 64 << 10
 """Fewer bytes say more of the way to the socket than of the link."""
@@ -253,7 +253,6 @@ class Auto:
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
-        self._asleep = self._awake = 0.0
         self._slept_for = 0.0
         self._owed = 0.0
         self._blind = _BLIND
@@ -288,12 +287,8 @@ class Auto:
 
     @property
     def _waits(self) -> bool:
-        """Whether who sends sleeps for much of its time: for the link, or for a destination that is full."""
-        return (
-            self._sent_bytes >= _FIRST_BYTES
-            and self._asleep >= _SLEEPY * self._awake
-            and self._slept_for >= _OFTEN
-        )
+        """Whether who sends mostly sleeps: for the link, or for a destination that is full."""
+        return self._sent_bytes >= _FIRST_BYTES and self._slept_for >= _OFTEN
 
     @property
     def _waits_for_link(self) -> bool:
@@ -369,8 +364,6 @@ class Auto:
         share = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent_bytes))
         self._there = there
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
-        self._asleep += share * (slept - self._asleep)
-        self._awake += share * (now - slept - self._awake)
         self._slept_for += share * ((slept >= _SLEEPY * (now - slept)) - self._slept_for)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
