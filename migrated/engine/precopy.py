@@ -5,9 +5,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from migrated.compression.stage import Stage
 from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
     HASHED_BYTES_PER_SECOND,
@@ -33,6 +30,7 @@ from migrated.engine.events import (
 from migrated.engine.options import OnStall, SendOptions
 from migrated.engine.ports import Channel, in_thread
 from migrated.engine.rounds import Pusher, RoundResult, Tuning
+from migrated.engine.unseen import Unseen
 from migrated.errors import StalledError
 from migrated.guests.base import SourceGuest
 from migrated.pages import PAGE_SIZE, PageSet
@@ -52,7 +50,7 @@ class PreCopy:
         channel: Channel,
         conversation: Conversation,
         guest: SourceGuest,
-        stage: Stage,
+        unseen: Unseen,
         pusher: Pusher,
         options: SendOptions,
         tuning: Tuning,
@@ -65,7 +63,7 @@ class PreCopy:
         self._channel = channel
         self._conversation = conversation
         self._guest = guest
-        self._stage = stage
+        self._unseen = unseen
         self._pusher = pusher
         self._options = options
         self._observe = observer
@@ -78,7 +76,7 @@ class PreCopy:
         guest = self._guest
         self._observe(StateChanged(State.PRE_COPY))
         await in_thread(guest.tracker.arm)
-        pending = [await in_thread(region.populated) for region in guest.regions]
+        pending = await in_thread(self._unseen.populated)
         scanned_at = self._clock()
         trend = Trend()
         while True:
@@ -86,12 +84,12 @@ class PreCopy:
             pending = []  # a map less while the next ones are made
             await in_thread(guest.check)
             look_began = self._clock()
-            emptied = await self.emptied()
+            unseen = await self.unseen()
             # The writes last: whatever is done after them is time in which the guest writes more.
             scan_began = self._clock()
             pending = await in_thread(guest.tracker.collect)
             now = self._clock()
-            for pages, more in zip(pending, emptied, strict=True):
+            for pages, more in zip(pending, unseen, strict=True):
                 pages |= more
             measured = self._measure(
                 pending,
@@ -131,58 +129,44 @@ class PreCopy:
                 trend = Trend(trend.best, 0, 0)
 
     async def push_round(
-        self, pending: list[PageSet], emptied: "asyncio.Future[list[PageSet]] | None" = None
+        self, pending: list[PageSet], unseen: "asyncio.Future[list[PageSet]] | None" = None
     ) -> RoundResult:
-        """Send the pages. ``emptied`` makes it the last round: those that turn out to be empty are sent, too, as soon
-        as they have been found."""
-        last = emptied is not None
+        """Send the pages. ``unseen`` makes it the last round: those that changed unseen are sent, too, as soon as they
+        have been found."""
+        last = unseen is not None
         self.round += 1
         twins = len(self._pusher.twins)
         pages = sum(map(len, pending)) + twins
         self._observe(RoundStarted(self.round, pages, last))
         began = self._clock()
         self._channel.set_rate(self.tuning.bandwidth)
-        if emptied is not None:
-            result = await self._push_all(pending, emptied)
+        if unseen is not None:
+            result = await self._push_all(pending, unseen)
         else:
             result = await self._pusher.push(self.round, pending, first=self.round == 1)
         await self._channel.send(RoundEnd(self.round, result.batches, result.data_pages))
         if not last:
             await self._conversation.barrier(self.round)
         seconds = self._clock() - began
-        if not twins:  # comparing them takes longer than the link does
+        if not (twins or self._unseen.candidates):  # comparing takes longer than the link does
             self._wire_rate.after(result.wire_bytes, seconds)
-        # Memory that was never used says nothing of the pages that are being written.
-        counted = result.data_pages if self.round == 1 else result.pages
+        # Memory that was never used, or is as it was, says nothing of the pages that are being written.
+        counted = result.data_pages if self.round == 1 or self._unseen.candidates else result.pages
         if counted:
             self._bytes_per_page = result.wire_bytes / counted
         self._observe(RoundFinished(self.round, seconds, result.data_pages, result.wire_bytes))
         return result
 
-    async def _push_all(
-        self, pending: list[PageSet], emptied: "asyncio.Future[list[PageSet]]"
-    ) -> RoundResult:
+    async def _push_all(self, pending: list[PageSet], unseen: "asyncio.Future[list[PageSet]]") -> RoundResult:
         result = await self._pusher.push(self.round, pending, first=self.round == 1, last=True)
-        more = await emptied
+        more = await unseen
         for pages, sent in zip(more, pending, strict=True):
             pages.mask &= ~sent.mask
         return result + await self._pusher.push(self.round, more, first=False, last=True)
 
-    async def emptied(self) -> list[PageSet]:
-        """The pages that were sent with content and have none any more.
-
-        A punched hole, a truncation, private memory given back (MADV_DONTNEED): no write for any tracker.
-        """
-        return await in_thread(self._emptied_blocking)
-
-    def _emptied_blocking(self) -> list[PageSet]:
-        found = []
-        for region, terms in zip(self._guest.regions, self._stage.terms, strict=True):
-            pages = region.populated()
-            np.logical_not(pages.mask, out=pages.mask)
-            np.logical_and(pages.mask, terms, out=pages.mask)
-            found.append(pages)
-        return found
+    async def unseen(self) -> list[PageSet]:
+        """The pages that changed where the tracker does not see it."""
+        return await in_thread(self._unseen.collect)
 
     def _measure(
         self,
@@ -195,7 +179,8 @@ class PreCopy:
     ) -> Measured:
         """What the last round and the scan behind it say; ``interval`` is the time since the scan before."""
         fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
-        if self._guest.tracker.exact:
+        exact = self._guest.tracker.exact and not self._unseen.candidates
+        if exact:
             pages, per_page = sum(map(len, pending)), self._bytes_per_page
         else:
             # Every page is a candidate: expect as many changed pages as last time, plus reading them all.
@@ -204,7 +189,7 @@ class PreCopy:
             fixed += self._last_scan_seconds(pending)
         rate = min(self._wire_rate.of(pages * per_page), self.tuning.bandwidth)
         # A tracker that only names candidates knows nothing of writes before a round has compared them.
-        written = pages if self._guest.tracker.exact or self.round > 1 else 0
+        written = pages if exact or self.round > 1 else 0
         return Measured(pages, per_page, rate, fixed, scan_seconds, written / interval, look_seconds)
 
     def _last_scan_seconds(self, pending: list[PageSet]) -> float:

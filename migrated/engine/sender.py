@@ -34,6 +34,7 @@ from migrated.engine.relay import relayed
 from migrated.engine.rounds import Pusher, Tuning
 from migrated.engine.switchover import Stopwatch, Switchover
 from migrated.engine.twins import may_copy
+from migrated.engine.unseen import Unseen
 from migrated.errors import (
     GuestDiedError,
     MigratedError,
@@ -273,7 +274,7 @@ class Sender:
             self._channel,
             self._conversation,
             self._guest,
-            stage,
+            Unseen(self._guest.regions, stage.terms, zeros_count=self._guest.zeros_count),
             pusher,
             self._options,
             self.tuning,

@@ -89,19 +89,19 @@ class Switchover:
         # Beside the last round: it is the guest's to give, and its memory does not change by it.
         devices = Devices(guest)
         recording = asyncio.ensure_future(self._record())
-        emptied = asyncio.ensure_future(self._rounds.emptied())
+        unseen = asyncio.ensure_future(self._rounds.unseen())
         try:
-            stopwatch = await self._paused(pending, emptied, stopwatch, devices)
+            stopwatch = await self._paused(pending, unseen, stopwatch, devices)
             await recording
             return stopwatch
         finally:
-            await asyncio.gather(recording, emptied, return_exceptions=True)
+            await asyncio.gather(recording, unseen, return_exceptions=True)
             await devices.close()
 
     async def _paused(
         self,
         pending: list[PageSet],
-        emptied: "asyncio.Future[list[PageSet]]",
+        unseen: "asyncio.Future[list[PageSet]]",
         stopwatch: Stopwatch,
         devices: Devices,
     ) -> Stopwatch:
@@ -110,7 +110,7 @@ class Switchover:
         for pages, more in zip(pending, final, strict=True):
             pages |= more
         stopwatch.lap("last scan")
-        await self._rounds.push_round(pending, emptied)
+        await self._rounds.push_round(pending, unseen)
         # The digest follows at once; the destination works on both in their order.
         if self._verify is Verify.FULL:
             terms = tuple([await self._stage.reread(n) for n in range(len(self._guest.regions))])

@@ -26,6 +26,7 @@ from migrated.errors import (
 )
 from migrated.memory.handover import FdTicket
 from migrated.memory.linux import files, huge_pages, pagemap, vm
+from migrated.memory.linux.inotify import FileWatch
 from migrated.memory.maps import read_maps
 from migrated.pages import PAGE_SIZE, PageSet, Runs
 
@@ -71,6 +72,11 @@ class Region(ABC):
     def populated(self) -> PageSet:
         """The pages that may be non-zero: holes and never touched pages are left out, nothing is read."""
 
+    def changed_by_call(self) -> bool | None:
+        """Whether it was changed since the last time in a way that no mapping shows: a hole was made, by whatever call,
+        or a write(2). None where that can't be told, and the first time, when it begins to be watched."""
+        return None
+
     @abstractmethod
     def spec(self) -> RegionSpec:
         """What a worker needs to open the same region."""
@@ -92,6 +98,7 @@ class FileRegion(Region):
     ) -> None:
         self._fd = _open_file(file, writable)
         self._mapping: mmap.mmap | None = None
+        self._watch: FileWatch | None = None
         self.writable = writable
         try:
             available = os.fstat(self._fd).st_size
@@ -175,6 +182,15 @@ class FileRegion(Region):
             found.mask[first:] = resident
         return resident is not None
 
+    def changed_by_call(self) -> bool | None:
+        """See :meth:`Region.changed_by_call`: known of files of a tmpfs that have, or had, a name."""
+        if self._watch is not None:
+            return self._watch.changed()
+        if files.is_named_memory(self._fd):
+            with contextlib.suppress(OSError):  # there are no more watches for this user: it can do without
+                self._watch = FileWatch(self._fd)
+        return None
+
     def spec(self) -> RegionSpec:
         """See :meth:`Region.spec`; the file stays open as long as the spec lives."""
         return _FileRegionSpec(FdTicket(os.dup(self._fd)), self.size, self.writable, self.name)
@@ -184,6 +200,9 @@ class FileRegion(Region):
         if self._mapping is not None:
             with contextlib.suppress(BufferError):  # a worker's view is still in use: it goes with that
                 self._mapping.close()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -28,11 +28,16 @@ ticks = 0
 while True:
     for _ in range(8):
         page = draw.randrange(1, size // 4096) * 4096
-        what = draw.randrange(4) if holes else 0
+        what = draw.randrange(6) if holes else 0
         if what == 1:
             memory[page:page + 4096] = bytes(4096)
         elif what == 2:
             assert fallocate(fd, 3, page, 4096 * draw.randrange(1, 4)) == 0
+        elif what == 3:
+            memory.madvise(mmap.MADV_REMOVE, page, 4096)
+            assert not memory[page]  # no hole any more, and never written
+        elif what == 4:
+            os.pwrite(fd, draw.randbytes(4096), page)
         else:
             memory[page:page + 4096] = draw.randbytes(4096)
     ticks += 1

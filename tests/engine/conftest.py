@@ -1,11 +1,12 @@
 """Guests that are plain memory files, and two sides joined by a real socket pair."""
 
 import asyncio
+import mmap
 import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,9 +230,9 @@ class Sides:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Path:
-    """8 MiB: text-like, random, zero and never written pages."""
-    path = tmp_path / "memory"
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """8 MiB of shared memory: text-like, random, zero and never written pages."""
+    path = Path("/dev/shm") / f"migrated-test-{os.getpid()}-{tmp_path.name}"
     rng = np.random.default_rng(5)
     with path.open("wb") as file:
         file.truncate(8 << 20)
@@ -241,7 +242,14 @@ def memory(tmp_path: Path) -> Path:
     os.pwrite(fd, bytes(1 << 20), 4 << 20)
     os.pwrite(fd, rng.bytes(PAGE_SIZE), 8 * (1 << 20) - PAGE_SIZE)
     os.close(fd)
-    return path
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def write_mapped(path: Path, content: bytes) -> None:
+    """As a guest writes: through a mapping, from the start of its memory."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        memory[: len(content)] = content
 
 
 async def connected() -> tuple[SocketChannel, SocketChannel]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import filecmp
+import mmap
 import os
 import signal
 import threading
@@ -26,9 +27,11 @@ from migrated.errors import (
     StalledError,
     WorkerDiedError,
 )
+from migrated.memory.region import FileRegion, Region
 from migrated.memory.trackers.base import Tracker
 from migrated.pages import PAGE_SIZE, PageSet
 from migrated.protocol import Aborted, Failed, Running
+from tests.engine.conftest import write_mapped
 
 ID = "5" * 32
 
@@ -138,16 +141,37 @@ async def test_a_guest_that_writes_arrives_as_it_was_when_paused(sides: Any, cha
     ],
     ids=["pre-copy", "stop-and-copy"],
 )
+@pytest.mark.parametrize("then", ["nothing", "read"])
 async def test_holes_that_appear_without_a_write_arrive_as_zeros(
-    sides: Any, moment: Callable[[object], bool]
+    sides: Any, moment: Callable[[object], bool], then: str
 ) -> None:
-    """An exact tracker sees no write in a punched hole; the file's map of holes does."""
+    """An exact tracker sees no write in a punched hole, nor when it is read, and so is a page of zeros once more."""
     sides.source.tracker = Blind(sides.source.regions)
 
     def punch() -> None:
-        sides.source.regions[0].__class__(sides.source.path, writable=True).punch(np.array([[2, 300]]))
+        with contextlib.closing(FileRegion(sides.source.path, writable=True)) as region:
+            region.punch(np.array([[2, 300]]))
+            if then == "read":
+                with mmap.mmap(region.fileno(), region.size) as memory:
+                    assert not any(memory[page * PAGE_SIZE] for page in range(2, 302))
 
     sides.observe = when(sides.events, moment, punch)
+    await sides.move(sides.sender())
+    assert equal(sides)
+
+
+async def test_holes_in_memory_that_does_not_tell_of_them_arrive_as_zeros(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memfd for one: it is looked through."""
+    sides.source.tracker = Blind(sides.source.regions)
+    monkeypatch.setattr(FileRegion, "changed_by_call", Region.changed_by_call)
+
+    def punch() -> None:
+        with contextlib.closing(FileRegion(sides.source.path, writable=True)) as region:
+            region.punch(np.array([[2, 300]]))
+
+    sides.observe = when(sides.events, lambda event: event == StateChanged(State.STOP_AND_COPY), punch)
     await sides.move(sides.sender())
     assert equal(sides)
 
@@ -173,11 +197,9 @@ class Blind(Tracker):
 
 async def test_full_verification_finds_what_the_tracker_missed(sides: Any) -> None:
     sides.source.tracker = Blind(sides.source.regions)
-    changed = np.frombuffer(b"?" * PAGE_SIZE, dtype=np.uint8)
 
     def change() -> None:
-        with sides.source.path.open("r+b") as file:
-            file.write(changed.tobytes())
+        write_mapped(sides.source.path, b"?" * PAGE_SIZE)
 
     sides.observe = when(sides.events, lambda event: isinstance(event, RoundFinished), change)
     with pytest.raises(PeerFailedError, match="differs from the source's"):

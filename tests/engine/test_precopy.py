@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pytest
 
+from migrated.engine.convergence import HASHED_BYTES_PER_SECOND
 from migrated.engine.events import Estimated, Event, RoundFinished, RoundStarted
 from migrated.engine.options import OnStall, SendOptions, Verify
 from migrated.engine.precopy import PreCopy
@@ -35,24 +35,25 @@ OPTIONS = SendOptions(
 
 @dataclass
 class Round:
-    """What a round sends, what the guest writes meanwhile, and for how long copies are compared."""
+    """What a round sends, what the guest writes meanwhile, for how long is compared, and whether anything has to be
+    after it."""
 
     sends: int
     twins: int = 0
     written: int = 0
     compares: float = 0.0
+    changed: bool = False
 
 
 class Fakes:
-    """The source's guest, tracker, region, stage, pusher, channel and conversation in one, and their clock."""
+    """The source's guest, tracker, what it does not see, pusher, channel and conversation in one, and their clock."""
 
     exact = True
     switch_seconds = 0.0
 
     def __init__(self, rounds: Sequence[Round]) -> None:
-        self.regions: list[Any] = [self]
         self.tracker = self
-        self.terms = [np.zeros(PAGES, np.uint64)]
+        self.candidates = False
         self.twins = range(0)
         self.now = 0.0
         self.pushed: list[Round] = []
@@ -67,12 +68,13 @@ class Fakes:
     def check(self) -> None:
         pass
 
-    def populated(self) -> PageSet:
-        return PageSet.full(PAGES)
+    def populated(self) -> list[PageSet]:
+        return [PageSet.full(PAGES)]
 
     def collect(self) -> list[PageSet]:
         dirty = PageSet(PAGES)
-        dirty.mask[: self.pushed[-1].written] = True
+        self.candidates = self.pushed[-1].changed
+        dirty.mask[: PAGES if self.candidates else self.pushed[-1].written] = True
         return [dirty]
 
     def set_rate(self, bytes_per_second: float) -> None:
@@ -90,7 +92,7 @@ class Fakes:
         self.twins = range(made.twins)
         wire_bytes = made.sends * PAGE_SIZE
         self.now += wire_bytes / WIRE_RATE + made.compares
-        return RoundResult(made.sends, made.sends, 1, wire_bytes)
+        return RoundResult(made.sends, PAGES if self.candidates else made.sends, 1, wire_bytes)
 
 
 async def pre_copy(fakes: Fakes, **changes: Any) -> list[Event]:
@@ -123,6 +125,27 @@ async def test_pages_that_seem_to_be_copies_are_not_left_to_the_last_round() -> 
     events = await pre_copy(fakes)
     assert [event.round for event in events if isinstance(event, RoundFinished)] == [1, 2]
     assert [event.pages for event in events if isinstance(event, RoundStarted)] == [PAGES, 5000]
+
+
+async def test_comparing_what_was_sent_says_nothing_of_the_link_or_of_the_pages_that_are_written() -> None:
+    """Of all pages a few had changed: what follows is not as cheap as all of them were, nor as slow."""
+    fakes = Fakes([Round(PAGES, changed=True), Round(1000, written=4000, compares=2.0)])
+    events = await pre_copy(fakes)
+    before, last = (event for event in events if isinstance(event, Estimated))
+    assert before.remaining_pages == PAGES
+    assert last.wire_bytes_per_second == pytest.approx(WIRE_RATE)
+    assert last.remaining_wire_bytes == pytest.approx(4000 * PAGE_SIZE)
+
+
+async def test_a_round_that_may_have_to_send_little_of_what_it_compares_can_be_the_last() -> None:
+    """As many pages as changed in the one before are expected, and the time that comparing all takes."""
+    rounds = [Round(PAGES, changed=True), *[Round(100, changed=True, compares=0.1)] * 20]
+    fakes = Fakes(rounds)
+    events = await pre_copy(fakes, compress_workers=4)
+    last = [event for event in events if isinstance(event, Estimated)][-1]
+    assert len(fakes.pushed) == 2
+    assert last.remaining_pages == 100
+    assert 0.03 + PAGES * PAGE_SIZE / HASHED_BYTES_PER_SECOND / 4 < last.expected_downtime < 0.3
 
 
 async def test_comparing_copies_says_nothing_of_the_link() -> None:

@@ -17,7 +17,7 @@ import pytest
 from migrated.compression import worker
 from migrated.compression.stage import Stage
 from migrated.engine.events import RoundFinished, State, StateChanged
-from migrated.engine.precopy import PreCopy
+from migrated.engine.unseen import Unseen
 from migrated.errors import GuestError, PeerFailedError, RefusedError, ResourceError, WorkerDiedError
 from migrated.memory.linux import files
 from migrated.memory.region import FileRegion, ProcessRegion
@@ -25,6 +25,7 @@ from migrated.memory.trackers.base import Tracker
 from migrated.memory.trackers.hashes import HashTracker
 from migrated.pages import PAGE_SIZE, PageSet
 from migrated.protocol import Offer, Refuse
+from tests.engine.conftest import write_mapped
 
 _PAGES = 64
 _FORGETFUL = f"""
@@ -141,18 +142,18 @@ async def test_looking_for_the_first_pages_does_not_block_the_loop(
 async def test_holes_are_looked_for_beside_the_last_scan(sides: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes milliseconds of the pause; a scan that waits for the look shows that the look does not wait."""
     looking = threading.Event()
-    last, look = sides.source.tracker.last, PreCopy._emptied_blocking
+    last, look = sides.source.tracker.last, Unseen.collect
 
-    def looks(rounds: PreCopy) -> list[PageSet]:
+    def looks(unseen: Unseen) -> list[PageSet]:
         if sides.source.paused:
             looking.set()
-        return look(rounds)
+        return look(unseen)
 
     def scans() -> list[PageSet]:
         assert looking.wait(20)
         return last()
 
-    monkeypatch.setattr(PreCopy, "_emptied_blocking", looks)
+    monkeypatch.setattr(Unseen, "collect", looks)
     monkeypatch.setattr(sides.source.tracker, "last", scans)
     await sides.move(sides.sender())
     assert looking.is_set()
@@ -212,9 +213,7 @@ class Burst(Tracker):
     def collect(self) -> list[PageSet]:
         found = PageSet(self._pages)
         if self._count:
-            noise = np.random.default_rng(1).bytes(self._count * PAGE_SIZE)
-            with self._path.open("r+b") as file:
-                file.write(noise)
+            write_mapped(self._path, np.random.default_rng(1).bytes(self._count * PAGE_SIZE))
             found.add(0, self._count)
             self._count = 0
         return [found]

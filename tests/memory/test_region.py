@@ -1,5 +1,6 @@
 """FileRegion and ProcessRegion against real files and a real process."""
 
+import errno
 import mmap
 import multiprocessing
 import os
@@ -64,6 +65,56 @@ class TestFileRegion:
         into = memoryview(bytearray(3 * PAGE_SIZE))
         region.read(runs((5, 3)), into)
         assert into == page(5) + bytes(PAGE_SIZE) + page(7)
+
+    def test_changes_by_calls_are_told_once(self, memory_file: Path) -> None:
+        region = FileRegion(memory_file, writable=True)
+        assert region.changed_by_call() is None, "from now on"
+        assert region.changed_by_call() is False
+        with mmap.mmap(region.fileno(), region.size) as memory:
+            memory[20 * PAGE_SIZE] = 1  # a page that was not there
+            memory[PAGE_SIZE] = 1
+            assert not memory[30 * PAGE_SIZE]  # a read, which makes one
+            memory.madvise(mmap.MADV_DONTNEED)  # shared memory stays
+            os.pread(region.fileno(), PAGE_SIZE, 0)
+            assert region.changed_by_call() is False
+            memory.madvise(mmap.MADV_REMOVE, PAGE_SIZE, PAGE_SIZE)
+            assert region.changed_by_call()
+            assert region.changed_by_call() is False
+        region.punch(runs((2, 1)))
+        assert region.changed_by_call()
+        with memory_file.open("r+b") as other:
+            os.truncate(memory_file, PAGE_SIZE)
+            os.truncate(memory_file, PAGES * PAGE_SIZE)
+            assert region.changed_by_call()
+            memory_file.rename(memory_file.with_suffix(".moved"))
+            memory_file.touch()
+            other.write(b"written")
+            other.flush()
+        memory_file.with_suffix(".moved").unlink()
+        assert region.changed_by_call()
+        assert region.changed_by_call() is False
+        region.close()
+
+    def test_where_changes_by_calls_are_not_known(
+        self, memory_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The kernel tells nothing of a memfd; a file on disk is not written through mappings only."""
+        fd = os.memfd_create("guest")
+        os.ftruncate(fd, PAGE_SIZE)
+        regions = [FileRegion(fd)]
+        os.close(fd)
+        (tmp_path / "memory").write_bytes(page(1))
+        if tmp_path.stat().st_dev != memory_file.stat().st_dev:
+            regions.append(FileRegion(tmp_path / "memory"))
+
+        def fail(fd: int) -> None:
+            raise OSError(errno.EMFILE, "no more of them")
+
+        monkeypatch.setattr("migrated.memory.region.FileWatch", fail)
+        regions.append(FileRegion(memory_file))
+        for region in regions:
+            assert [region.changed_by_call() for _ in range(2)] == [None, None]
+            region.close()
 
     def test_populated_of_a_fragmented_file(self, memory_file: Path) -> None:
         """The rest behind many holes is looked up in another way; the answer is the same."""

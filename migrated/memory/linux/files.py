@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import functools
 import mmap
 import os
 import stat
@@ -15,7 +16,14 @@ from migrated.errors import GuestError
 from migrated.memory.linux.libc import LIBC, raise_errno
 from migrated.pages import PAGE_SIZE
 
-__all__ = ["check_plain", "data_ranges", "is_hugetlbfs", "punch_hole", "resident_pages"]
+__all__ = [
+    "check_plain",
+    "data_ranges",
+    "is_hugetlbfs",
+    "is_named_memory",
+    "punch_hole",
+    "resident_pages",
+]
 
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
@@ -88,6 +96,21 @@ def _tells_residency(fd: int) -> bool:
 def is_hugetlbfs(fd: int) -> bool:
     """Whether the file lives on huge pages, where read(2) may work but write(2) does not."""
     return _magic(fd) == _HUGETLBFS_MAGIC
+
+
+def is_named_memory(fd: int) -> bool:
+    """Whether it is a file of a mounted tmpfs, also one that was unlinked: no memfd, nor what else the kernel has made
+    without a name (shared anonymous memory)."""
+    return _magic(fd) == _TMPFS_MAGIC and os.fstat(fd).st_dev != _nameless_device()
+
+
+@functools.cache
+def _nameless_device() -> int:
+    fd = os.memfd_create("migrated")
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def _magic(fd: int) -> int:

@@ -3,7 +3,8 @@
 A userfaultfd of each target's own address space is made by a system call run inside it, once; from then on
 everything happens from here. Closing the descriptor takes every protection away, so a crash leaves nothing.
 It sees the writes that go through the target's own mappings, the kernel's on its behalf (read(2)) included,
-and no other writer: list every process that maps the memory as a target, or compare hashes.
+and no other writer: list every process that maps the memory as a target, or compare hashes. Nor does it see a page of
+shared memory that was given back and then read (Linux 6.18): protection outlives the page, and no write ends it.
 """
 
 import contextlib
