@@ -99,7 +99,7 @@ def measure(
                     forecast = _plan(folder, between, *words)
                     # What it takes this host to get pages from its own host is no part of what is foretold.
                     arrived.unlink(missing_ok=True)
-                    with WarmPages(folder, parse_size(size), arrived):
+                    with WarmPages(parse_size(size), arrived):
                         report = _copy(folder, between, *words)
                     yield _compared(link, writes, codec, forecast, report)
 

@@ -143,7 +143,7 @@ def record(name: str) -> None:
         spaces = [side.prefix[-1] for side in (link.source, link.destination)]
         with (
             Service(folder, link.destination, {"memory": f"shm:{folder / 'arrived'}"}) as service,
-            WarmPages(folder, USED_BYTES, folder / "arrived"),
+            WarmPages(USED_BYTES, folder / "arrived"),
             changing(spaces, (link.interface, "vd"), changes),
         ):
             what = (f"shm:{folder / 'memory'}", service.address, "--name=memory", "--downtime=5s")
