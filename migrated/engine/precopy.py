@@ -1,8 +1,7 @@
 """Pre-copy: rounds while the guest runs, until the rest fits the downtime limit or rounds stop helping."""
 
-import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from migrated.engine.convergence import (
@@ -128,25 +127,13 @@ class PreCopy:
             if decision is Decision.STALL:
                 trend = Trend(trend.best, 0, 0)
 
-    async def push_round(
-        self, pending: list[PageSet], unseen: "asyncio.Future[list[PageSet]] | None" = None
-    ) -> RoundResult:
-        """Send the pages. ``unseen`` makes it the last round: those that changed unseen are sent, too, as soon as they
-        have been found."""
-        last = unseen is not None
-        self.round += 1
+    async def push_round(self, pending: list[PageSet]) -> RoundResult:
+        """Send the pages while the guest runs; returns when they are in place."""
         twins = len(self._pusher.twins)
-        pages = sum(map(len, pending)) + twins
-        self._observe(RoundStarted(self.round, pages, last))
-        began = self._clock()
-        self._channel.set_rate(self.tuning.bandwidth)
-        if unseen is not None:
-            result = await self._push_all(pending, unseen)
-        else:
-            result = await self._pusher.push(self.round, pending, first=self.round == 1)
+        began = self._begin_round(pending, last=False)
+        result = await self._pusher.push(self.round, pending, first=self.round == 1)
         await self._channel.send(RoundEnd(self.round, result.batches, result.data_pages))
-        if not last:
-            await self._conversation.barrier(self.round)
+        await self._conversation.barrier(self.round)
         seconds = self._clock() - began
         if not (twins or self._unseen.candidates):  # comparing takes longer than the link does
             self._wire_rate.after(result.wire_bytes, seconds)
@@ -157,12 +144,25 @@ class PreCopy:
         self._observe(RoundFinished(self.round, seconds, result.data_pages, result.wire_bytes))
         return result
 
-    async def _push_all(self, pending: list[PageSet], unseen: "asyncio.Future[list[PageSet]]") -> RoundResult:
+    async def push_last(self, pending: list[PageSet], unseen: Awaitable[list[PageSet]]) -> None:
+        """Send the pages, the guest paused, and those that changed unseen as soon as they are known; whether they are
+        in place is not waited for."""
+        began = self._begin_round(pending, last=True)
         result = await self._pusher.push(self.round, pending, first=self.round == 1, last=True)
         more = await unseen
         for pages, sent in zip(more, pending, strict=True):
             pages.mask &= ~sent.mask
-        return result + await self._pusher.push(self.round, more, first=False, last=True)
+        result += await self._pusher.push(self.round, more, first=False, last=True)
+        await self._channel.send(RoundEnd(self.round, result.batches, result.data_pages))
+        seconds = self._clock() - began
+        self._observe(RoundFinished(self.round, seconds, result.data_pages, result.wire_bytes))
+
+    def _begin_round(self, pending: list[PageSet], *, last: bool) -> float:
+        """When the round begins that sends these pages, and copies if there are any."""
+        self.round += 1
+        self._observe(RoundStarted(self.round, sum(map(len, pending)) + len(self._pusher.twins), last))
+        self._channel.set_rate(self.tuning.bandwidth)
+        return self._clock()
 
     async def unseen(self) -> list[PageSet]:
         """The pages that changed where the tracker does not see it."""

@@ -110,7 +110,7 @@ class Switchover:
         for pages, more in zip(pending, final, strict=True):
             pages |= more
         stopwatch.lap("last scan")
-        await self._rounds.push_round(pending, unseen)
+        await self._rounds.push_last(pending, unseen)
         # The digest follows at once; the destination works on both in their order.
         if self._verify is Verify.FULL:
             terms = tuple([await self._stage.reread(n) for n in range(len(self._guest.regions))])
