@@ -88,11 +88,13 @@ class PreCopy:
             scan_began = self._clock()
             pending = await in_thread(guest.tracker.collect)
             now = self._clock()
+            written = sum(map(len, pending))
             for pages, more in zip(pending, unseen, strict=True):
                 pages |= more
             measured = self._measure(
                 pending,
                 result,
+                written,
                 scan_seconds=now - scan_began,
                 look_seconds=scan_began - look_began,
                 interval=max(now - scanned_at, 1e-6),
@@ -164,6 +166,11 @@ class PreCopy:
         self._channel.set_rate(self.tuning.bandwidth)
         return self._clock()
 
+    @property
+    def compares(self) -> bool:
+        """Whether all memory has to be compared since the last look, although the tracker is exact."""
+        return self._guest.tracker.exact and self._unseen.candidates
+
     async def unseen(self) -> list[PageSet]:
         """The pages that changed where the tracker does not see it."""
         return await in_thread(self._unseen.collect)
@@ -172,25 +179,27 @@ class PreCopy:
         self,
         pending: list[PageSet],
         result: RoundResult,
+        written: int,
         *,
         scan_seconds: float,
         look_seconds: float,
         interval: float,
     ) -> Measured:
-        """What the last round and the scan behind it say; ``interval`` is the time since the scan before."""
+        """What the last round and the scan behind it say: ``written`` pages by the tracker, in ``interval``, the time
+        since the scan before."""
         fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
         exact = self._guest.tracker.exact and not self._unseen.candidates
         if exact:
             pages, per_page = sum(map(len, pending)), self._bytes_per_page
         else:
             # Every page is a candidate: expect as many changed pages as last time, plus reading them all.
-            pages = result.data_pages
-            per_page = result.wire_bytes / pages if pages else 0.0
+            pages = max(result.data_pages, written) if self.compares else result.data_pages
+            per_page = result.wire_bytes / result.data_pages if result.data_pages else 0.0
             fixed += self._last_scan_seconds(pending)
         rate = min(self._wire_rate.of(pages * per_page), self.tuning.bandwidth)
         # A tracker that only names candidates knows nothing of writes before a round has compared them.
-        written = pages if exact or self.round > 1 else 0
-        return Measured(pages, per_page, rate, fixed, scan_seconds, written / interval, look_seconds)
+        known = pages if exact or self.round > 1 else 0
+        return Measured(pages, per_page, rate, fixed, scan_seconds, known / interval, look_seconds)
 
     def _last_scan_seconds(self, pending: list[PageSet]) -> float:
         """Reading and hashing every candidate once, by all workers."""
@@ -202,6 +211,8 @@ class PreCopy:
             f"after {self.round} rounds the guest would be paused for {_seconds(expected)}, "
             f"and the limit is {_seconds(self.tuning.downtime)} (best so far {_seconds(trend.best)})"
         )
+        if self.compares:
+            why += "; all its memory has to be compared then, for it keeps giving pages back, or writing with write(2)"
         action = self._options.on_stall
         self._observe(Stalled(action, why))
         if action is OnStall.SWITCH:

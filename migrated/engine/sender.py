@@ -274,7 +274,7 @@ class Sender:
             self._channel,
             self._conversation,
             self._guest,
-            Unseen(self._guest.regions, stage.terms, zeros_count=self._guest.zeros_count),
+            Unseen(self._guest.regions, stage.terms, holes_are_zeros=self._guest.holes_are_zeros),
             pusher,
             self._options,
             self.tuning,
@@ -364,13 +364,13 @@ class Sender:
                 "the guest goes on here; try again",
                 "aborted",
             )
-        notes: tuple[str, ...] = ()
+        notes = self._notes()
         try:
             await in_thread(guest.release, self._moved)
             await self._record(Outcome.COMPLETED)
         except MigratedError as error:
             # The guest runs there: nothing that fails here can change that.
-            notes = (f"the destination runs the guest, but not all could be tidied up here: {error}",)
+            notes += (f"the destination runs the guest, but not all could be tidied up here: {error}",)
         report = self._report(total, stopwatch, notes)
         self._observe(Finished(report))
         self._observe(StateChanged(State.COMPLETED))
@@ -401,6 +401,14 @@ class Sender:
             f"the destination has the guest's memory, but did not say that it runs it: {error}",
             f"the guest stays paused here; settle it with: migrated resolve {self.migration_id}",
             self.migration_id,
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        """What a person should know of a migration that went well."""
+        if self._rounds is None or not self._rounds.compares:
+            return ()
+        return (
+            "all memory was compared in the pause: until then the guest gave pages back, or used write(2)",
         )
 
     def _report(self, total: float, stopwatch: Stopwatch, notes: tuple[str, ...]) -> Report:

@@ -15,20 +15,20 @@ class Unseen:
     """Finds them beside the tracker. ``terms`` are the tables of what was sent, one a region; 0 is a page of zeros.
 
     A page that was given back and then only read is there again, full of zeros, and was never written. So where a call
-    changed a region all of it has to be compared with what was sent - unless its owner may not count on
-    such zeros (``zeros_count``): then what has no content any more is enough. Where no call changed it there is nothing
-    to do; a look takes 7 ms a GiB in use, in the guest's pause like in the rounds.
+    changed a region all of it has to be compared with what was sent - unless nobody but its owner changes it, who may
+    not count on such zeros (not ``holes_are_zeros``): then what has no content any more is enough. Where no call
+    changed it there is nothing to do; a look takes 7 ms a GiB in use, in the guest's pause like in the rounds.
 
     ``candidates``: whether the last answer has pages that may well be as they were sent. Calls block, so they belong in
     a thread.
     """
 
     def __init__(
-        self, regions: Sequence[Region], terms: Sequence[NDArray[np.uint64]], *, zeros_count: bool
+        self, regions: Sequence[Region], terms: Sequence[NDArray[np.uint64]], *, holes_are_zeros: bool
     ) -> None:
         self.candidates = False
         self._regions, self._terms = regions, terms
-        self._zeros_count = zeros_count
+        self._holes_are_zeros = holes_are_zeros
 
     def populated(self) -> list[PageSet]:
         """The pages that may be non-zero, one set a region, before any is sent. Whatever is not seen from here on is
@@ -38,7 +38,8 @@ class Unseen:
         return [region.populated() for region in self._regions]
 
     def collect(self) -> list[PageSet]:
-        """Since the last time, or for as long as it is so: one set a region."""
+        """One set a region: what changed since the last time; where that is not told, all that was sent with content
+        and has none now."""
         self.candidates = False
         return [self._changed(*each) for each in zip(self._regions, self._terms, strict=True)]
 
@@ -48,7 +49,7 @@ class Unseen:
         if changed is False:
             return PageSet(region.pages)
         pages = region.populated()
-        if changed and self._zeros_count:
+        if changed and self._holes_are_zeros:
             self.candidates = True
             np.logical_or(pages.mask, terms, out=pages.mask)
         else:

@@ -71,8 +71,9 @@ class SourceGuest(ABC):
     tracker: Tracker
     tracker_note: str
     """Why it is this tracker, for people."""
-    zeros_count: ClassVar[bool] = True
-    """Whether memory that it gave back has to read as zeros there, too, once it reads it without having written it."""
+    holes_are_zeros: ClassVar[bool] = True
+    """Whether memory that it gave back has to be zeros there, too, once it reads it without having written it. False
+    also says that nobody changes its memory by write(2)."""
     was_running: bool = True
     """Whether it ran when it was paused; valid after :meth:`pause`. One that did not run does not go on
     there."""

@@ -183,12 +183,14 @@ class FileRegion(Region):
         return resident is not None
 
     def changed_by_call(self) -> bool | None:
-        """See :meth:`Region.changed_by_call`: known of files of a tmpfs that have, or had, a name."""
-        if self._watch is not None:
-            return self._watch.changed()
-        if files.is_named_memory(self._fd):
-            with contextlib.suppress(OSError):  # there are no more watches for this user: it can do without
+        """See :meth:`Region.changed_by_call`: known of files of a mounted tmpfs, with a name or without."""
+        try:
+            if self._watch is not None:
+                return self._watch.changed()
+            if files.is_named_memory(self._fd):
                 self._watch = FileWatch(self._fd)
+        except OSError:  # there are no more watches for this user, or descriptors: it can do without
+            self._unwatch()
         return None
 
     def spec(self) -> RegionSpec:
@@ -200,12 +202,15 @@ class FileRegion(Region):
         if self._mapping is not None:
             with contextlib.suppress(BufferError):  # a worker's view is still in use: it goes with that
                 self._mapping.close()
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        self._unwatch()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     def _read_at(self, start: int, piece: memoryview) -> None:
         done = 0

@@ -24,6 +24,7 @@ def resident(made: warm.WarmPages) -> int:
 
 def test_they_go_as_they_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "_AHEAD_BYTES", 0)
+    monkeypatch.setattr(warm, "_ON_DISK", str(tmp_path))
     taker = tmp_path / "taker"
     with warm.WarmPages(SIZE, taker) as made:
         assert resident(made) == SIZE

@@ -45,15 +45,30 @@ class Round:
     changed: bool = False
 
 
+class Unseen:
+    """What the tracker does not see: after some rounds, anything."""
+
+    def __init__(self, fakes: "Fakes") -> None:
+        self.candidates = False
+        self._fakes = fakes
+
+    def populated(self) -> list[PageSet]:
+        return [PageSet.full(PAGES)]
+
+    def collect(self) -> list[PageSet]:
+        self.candidates = self._fakes.pushed[-1].changed
+        return [PageSet.full(PAGES) if self.candidates else PageSet(PAGES)]
+
+
 class Fakes:
-    """The source's guest, tracker, what it does not see, pusher, channel and conversation in one, and their clock."""
+    """The source's guest, tracker, pusher, channel and conversation in one, and their clock."""
 
     exact = True
     switch_seconds = 0.0
 
     def __init__(self, rounds: Sequence[Round]) -> None:
         self.tracker = self
-        self.candidates = False
+        self.unseen = Unseen(self)
         self.twins = range(0)
         self.now = 0.0
         self.pushed: list[Round] = []
@@ -68,13 +83,9 @@ class Fakes:
     def check(self) -> None:
         pass
 
-    def populated(self) -> list[PageSet]:
-        return [PageSet.full(PAGES)]
-
     def collect(self) -> list[PageSet]:
         dirty = PageSet(PAGES)
-        self.candidates = self.pushed[-1].changed
-        dirty.mask[: PAGES if self.candidates else self.pushed[-1].written] = True
+        dirty.mask[: self.pushed[-1].written] = True
         return [dirty]
 
     def set_rate(self, bytes_per_second: float) -> None:
@@ -92,7 +103,7 @@ class Fakes:
         self.twins = range(made.twins)
         wire_bytes = made.sends * PAGE_SIZE
         self.now += wire_bytes / WIRE_RATE + made.compares
-        return RoundResult(made.sends, PAGES if self.candidates else made.sends, 1, wire_bytes)
+        return RoundResult(made.sends, PAGES if self.unseen.candidates else made.sends, 1, wire_bytes)
 
 
 async def pre_copy(fakes: Fakes, **changes: Any) -> list[Event]:
@@ -101,7 +112,7 @@ async def pre_copy(fakes: Fakes, **changes: Any) -> list[Event]:
     parts: Any = fakes
     tuning = Tuning("lz4", 1, math.inf, 0.3)
     rounds = PreCopy(
-        *(parts, parts, parts, parts, parts),
+        *(parts, parts, parts, parts.unseen, parts),
         replace(OPTIONS, **changes),
         tuning,
         events.append,
@@ -146,6 +157,20 @@ async def test_a_round_that_may_have_to_send_little_of_what_it_compares_can_be_t
     assert len(fakes.pushed) == 2
     assert last.remaining_pages == 100
     assert 0.03 + PAGES * PAGE_SIZE / HASHED_BYTES_PER_SECOND / 4 < last.expected_downtime < 0.3
+
+
+async def test_what_the_tracker_saw_counts_beside_what_has_to_be_compared() -> None:
+    """A burst of writes is not taken for the few pages that changed in the round before."""
+    fakes = Fakes([Round(PAGES, written=20_000), Round(100, written=20_000, changed=True), Round(20_000)])
+    events = await pre_copy(fakes, compress_workers=4)
+    remaining = [event.remaining_pages for event in events if isinstance(event, Estimated)]
+    assert remaining == [20_000, 20_000, 0]
+
+
+async def test_a_guest_that_always_has_to_be_compared_is_told_why_it_does_not_move() -> None:
+    rounds = [Round(PAGES, changed=True), *[Round(100, changed=True, compares=0.4)] * 20]
+    with pytest.raises(StalledError, match="it keeps giving pages back"):
+        await pre_copy(Fakes(rounds))
 
 
 async def test_comparing_copies_says_nothing_of_the_link() -> None:

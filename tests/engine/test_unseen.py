@@ -53,9 +53,9 @@ def terms() -> NDArray[np.uint64]:
     return made
 
 
-def watched(region: Region, terms: NDArray[np.uint64], *, zeros_count: bool = True) -> Unseen:
+def watched(region: Region, terms: NDArray[np.uint64], *, holes_are_zeros: bool = True) -> Unseen:
     """From the first look on."""
-    unseen = Unseen((region,), (terms,), zeros_count=zeros_count)
+    unseen = Unseen((region,), (terms,), holes_are_zeros=holes_are_zeros)
     (pages,) = unseen.populated()
     assert pages.runs().tolist() == [[0, 4]]
     return unseen
@@ -89,14 +89,35 @@ def test_after_a_hole_all_that_was_sent_or_is_there_may_be_another(
     assert not unseen.candidates
 
 
+def test_a_file_that_seems_to_lose_its_last_name_is_watched_on(
+    region: Region, terms: NDArray[np.uint64], tmp_path: Path
+) -> None:
+    """The kernel gives the watch up when a name that nobody has open is the last one to go."""
+    first, second = (Path("/dev/shm") / f"{tmp_path.name}-{os.getpid()}-{n}" for n in (1, 2))
+    first.write_bytes(b"x" * PAGES * PAGE_SIZE)
+    second.hardlink_to(first)
+    linked = Region(first, writable=True)
+    unseen = Unseen((linked,), (terms,), holes_are_zeros=False)
+    unseen.populated()
+    for path in (first, second):
+        path.unlink()
+    found(unseen)
+    for page in (1, 3):
+        linked.punch(np.array([[page, 1]]))
+        assert page in found(unseen)
+    linked.close()
+
+
 def test_a_write_through_no_mapping(region: Region, terms: NDArray[np.uint64]) -> None:
     unseen = watched(region, terms)
     os.pwrite(region.fileno(), b"new", 12 * PAGE_SIZE)
     assert 12 in found(unseen)
 
 
-def test_where_zeros_do_not_count_what_is_gone_is_enough(region: Region, terms: NDArray[np.uint64]) -> None:
-    unseen = watched(region, terms, zeros_count=False)
+def test_where_holes_need_not_be_zeros_what_is_gone_is_enough(
+    region: Region, terms: NDArray[np.uint64]
+) -> None:
+    unseen = watched(region, terms, holes_are_zeros=False)
     region.punch(np.array([[1, 2]]))
     assert found(unseen) == [1, 2, 8]
     assert not unseen.candidates
@@ -114,7 +135,7 @@ def test_what_changes_beside_a_look_is_found_by_the_next_one(
         return iter(ranges)
 
     monkeypatch.setattr(files, "data_ranges", punches)
-    unseen = watched(region, terms, zeros_count=False)
+    unseen = watched(region, terms, holes_are_zeros=False)
     assert found(unseen) == [2, 8]
 
 
@@ -133,7 +154,7 @@ def test_memory_that_does_not_tell_is_looked_through_each_time(
 def test_each_region_for_itself(region: Region, terms: NDArray[np.uint64]) -> None:
     other = Region(region.fileno())
     other.tells = False
-    unseen = Unseen((region, other), (terms, terms), zeros_count=True)
+    unseen = Unseen((region, other), (terms, terms), holes_are_zeros=True)
     unseen.populated()
     assert [len(pages) for pages in unseen.collect()] == [0, 1]
     assert (region.looks, other.looks) == (1, 2)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from migrated.errors import GuestDiedError, GuestError, GuestNotFoundError
+from migrated.memory.linux import files
+from migrated.memory.linux.inotify import FileWatch
 from migrated.memory.maps import read_maps
 from migrated.memory.region import FileRegion, ProcessRegion, RegionSpec
 from migrated.pages import PAGE_SIZE, PageSet, Runs, runs_of_pages
@@ -95,9 +97,7 @@ class TestFileRegion:
         assert region.changed_by_call() is False
         region.close()
 
-    def test_where_changes_by_calls_are_not_known(
-        self, memory_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_where_changes_by_calls_are_not_known(self, memory_file: Path, tmp_path: Path) -> None:
         """The kernel tells nothing of a memfd; a file on disk is not written through mappings only."""
         fd = os.memfd_create("guest")
         os.ftruncate(fd, PAGE_SIZE)
@@ -106,15 +106,37 @@ class TestFileRegion:
         (tmp_path / "memory").write_bytes(page(1))
         if tmp_path.stat().st_dev != memory_file.stat().st_dev:
             regions.append(FileRegion(tmp_path / "memory"))
-
-        def fail(fd: int) -> None:
-            raise OSError(errno.EMFILE, "no more of them")
-
-        monkeypatch.setattr("migrated.memory.region.FileWatch", fail)
-        regions.append(FileRegion(memory_file))
         for region in regions:
             assert [region.changed_by_call() for _ in range(2)] == [None, None]
             region.close()
+
+    @pytest.mark.parametrize("what", ["migrated.memory.region.FileWatch", "os.memfd_create"])
+    def test_a_file_that_cannot_be_watched(
+        self, memory_file: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_: object) -> None:
+            raise OSError(errno.EMFILE, "no more of them")
+
+        files._nameless_device.cache_clear()
+        monkeypatch.setattr(what, fail)
+        region = FileRegion(memory_file)
+        assert [region.changed_by_call() for _ in range(2)] == [None, None]
+        monkeypatch.undo()
+        assert [region.changed_by_call() for _ in range(2)] == [None, False]
+        region.close()
+
+    def test_a_watch_that_is_lost(self, memory_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        region = FileRegion(memory_file)
+        region.changed_by_call()
+
+        def fail(_: object) -> bool:
+            raise OSError(errno.ENOSPC, "no more of them")
+
+        monkeypatch.setattr(FileWatch, "changed", fail)
+        assert region.changed_by_call() is None
+        monkeypatch.undo()
+        assert [region.changed_by_call() for _ in range(2)] == [None, False]
+        region.close()
 
     def test_populated_of_a_fragmented_file(self, memory_file: Path) -> None:
         """The rest behind many holes is looked up in another way; the answer is the same."""

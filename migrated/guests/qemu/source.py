@@ -44,9 +44,9 @@ class QemuSource(SourceGuest):
     """
 
     kind: ClassVar[str] = "qemu"
-    zeros_count: ClassVar[bool] = False
+    holes_are_zeros: ClassVar[bool] = False
     """A balloon's device may leave memory as it was that it got from the guest (virtio 1.2, 5.5); and if the guest did
-    not write it since, then as it was is as it was sent."""
+    not write it since, then as it was is as it was sent. Other writers are refused."""
     switch_seconds = 0.06
     """Stop 2 ms, devices 25 ms here and 20 ms there; measured with TCG on this project's CI hosts."""
 
