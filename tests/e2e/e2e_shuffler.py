@@ -13,7 +13,7 @@ DIFFERENT = 3000
 
 SHUFFLER = """
 import ctypes, mmap, os, random, sys, time
-path, pages, different, busy = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "busy"
+path, pages, different, how = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 libc = ctypes.CDLL(None, use_errno=True)
 fallocate = libc.fallocate
 fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -25,9 +25,9 @@ for page in range(pages):
     memory[4096 * page:4096 * page + 4096] = some[page % different]
 print("ready", flush=True)
 while True:
-    for _ in range(20 if busy else 0):
+    for _ in range(0 if how == "idle" else 20):
         page = 4096 * draw.randrange(pages)
-        what = draw.randrange(4)
+        what = draw.randrange(4 if how == "holes" else 3)
         if what == 0:
             memory[page:page + 4096] = draw.choice(some)
         elif what == 1:
