@@ -184,13 +184,13 @@ class FileRegion(Region):
 
     def changed_by_call(self) -> bool | None:
         """See :meth:`Region.changed_by_call`: known of files of a mounted tmpfs, with a name or without."""
-        try:
-            if self._watch is not None:
-                return self._watch.changed()
+        if self._watch is not None:
+            return self._watch.changed()
+        with contextlib.suppress(
+            OSError
+        ):  # there are no more watches for this user, or descriptors: it can do without
             if files.is_named_memory(self._fd):
                 self._watch = FileWatch(self._fd)
-        except OSError:  # there are no more watches for this user, or descriptors: it can do without
-            self._unwatch()
         return None
 
     def spec(self) -> RegionSpec:
@@ -202,15 +202,12 @@ class FileRegion(Region):
         if self._mapping is not None:
             with contextlib.suppress(BufferError):  # a worker's view is still in use: it goes with that
                 self._mapping.close()
-        self._unwatch()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _unwatch(self) -> None:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _read_at(self, start: int, piece: memoryview) -> None:
         done = 0

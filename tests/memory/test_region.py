@@ -125,18 +125,26 @@ class TestFileRegion:
         assert [region.changed_by_call() for _ in range(2)] == [None, False]
         region.close()
 
-    def test_a_watch_that_is_lost(self, memory_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_while_a_watch_is_lost_anything_may_have_changed(
+        self, memory_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its last name goes, and for a while the kernel has no room for another watch."""
         region = FileRegion(memory_file)
         region.changed_by_call()
+        other = memory_file.with_suffix(".other")
+        other.hardlink_to(memory_file)
+        memory_file.unlink()
+        other.unlink()
 
-        def fail(_: object) -> bool:
+        def fail(_: object) -> None:
             raise OSError(errno.ENOSPC, "no more of them")
 
-        monkeypatch.setattr(FileWatch, "changed", fail)
-        assert region.changed_by_call() is None
+        monkeypatch.setattr(FileWatch, "_add", fail)
+        assert [region.changed_by_call() for _ in range(3)] == [True, True, True]
         monkeypatch.undo()
-        assert [region.changed_by_call() for _ in range(2)] == [None, False]
+        assert [region.changed_by_call() for _ in range(2)] == [True, False]
         region.close()
+        memory_file.touch()
 
     def test_populated_of_a_fragmented_file(self, memory_file: Path) -> None:
         """The rest behind many holes is looked up in another way; the answer is the same."""

@@ -1,5 +1,6 @@
 """inotify(7): whether a file was changed by a call, which memory that is written through a mapping is not."""
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -36,20 +37,22 @@ class FileWatch:
         except OSError:
             self.close()
             raise
+        self._lost = False
 
     def changed(self) -> bool:
-        """Whether it was changed since the last call. One that is under way may be told of by the next call.
-
-        Raises ``OSError`` if it cannot be watched any longer.
-        """
-        try:
+        """Whether it may have been changed since the last call. A change that is under way may be told of by the next
+        call."""
+        found = b""
+        with contextlib.suppress(BlockingIOError):
             # One read: events that are alike are one, and whoever changes it all the time shall not keep us here.
             found = os.read(self._events, _EVENTS_BYTES)
-        except BlockingIOError:
-            return False
-        if any(what & _IN_IGNORED for _, what, _, _ in _EVENT.iter_unpack(found)):
-            self._add()  # one of its names was the last one, or so it seemed: the watch went with it
-        return True
+        lost = self._lost or any(what & _IN_IGNORED for _, what, _, _ in _EVENT.iter_unpack(found))
+        if lost:  # one of its names was the last one, or so it seemed: the watch went with it
+            self._lost = True
+            with contextlib.suppress(OSError):  # then nothing is known until the next call
+                self._add()
+                self._lost = False
+        return lost or bool(found)
 
     def close(self) -> None:
         """May be called twice."""
