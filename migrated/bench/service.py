@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -98,7 +97,7 @@ def send(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """`migrated send` with ``words``: the report, and all events. SendFailedError with what it said.
 
-    After ``patience`` seconds it is cancelled, as by Ctrl-C: a SendFailedError with the reason ``cancelled``.
+    After ``patience`` seconds it is cancelled, as by SIGTERM: a SendFailedError with the reason ``cancelled``.
     """
     process = subprocess.Popen(
         [*host.prefix, *program, "send", "--json", *words],
@@ -125,5 +124,5 @@ def _finish(process: "subprocess.Popen[str]", patience: float | None) -> tuple[s
     try:
         return process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # Ctrl-C is ignored by what a bench in the background starts
         return process.communicate(timeout=_CANCEL_SECONDS)
