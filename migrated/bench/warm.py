@@ -20,6 +20,7 @@ _AHEAD_BYTES = 256 << 20
 """What is given back before it is needed."""
 
 _SPARE_BYTES = 1 << 30
+"""What stays free for all else that runs."""
 
 _LOOK_SECONDS = 0.02
 

@@ -188,7 +188,7 @@ class PreCopy:
         """What the last round and the scan behind it say: ``written`` pages by the tracker, in ``interval``, the time
         since the scan before."""
         fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
-        exact = self._guest.tracker.exact and not self._unseen.candidates
+        exact = self._guest.tracker.exact and not self.compares
         if exact:
             pages, per_page = sum(map(len, pending)), self._bytes_per_page
         else:

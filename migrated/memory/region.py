@@ -186,9 +186,8 @@ class FileRegion(Region):
         """See :meth:`Region.changed_by_call`: known of files of a mounted tmpfs, with a name or without."""
         if self._watch is not None:
             return self._watch.changed()
-        with contextlib.suppress(
-            OSError
-        ):  # there are no more watches for this user, or descriptors: it can do without
+        # There may be no more watches for this user, or descriptors: it can do without.
+        with contextlib.suppress(OSError):
             if files.is_named_memory(self._fd):
                 self._watch = FileWatch(self._fd)
         return None
