@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from migrated.memory.linux.meminfo import host_memory
+
 __all__ = ["WarmPages", "fill_with_zeros"]
 
 _STEP_BYTES = 4 << 20
@@ -35,11 +37,6 @@ def fill_with_zeros(path: Path, size: int) -> None:
             out.write(step[: size - first])
 
 
-def _free_bytes() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemFree:"))
-
-
 class WarmPages:
     """``size`` bytes of a file's page cache, or all that are free but a GiB; as the file ``taker`` grows it shrinks, so
     that the kernel hands the one's pages to the other. They count as available meanwhile, so a destination takes as
@@ -50,7 +47,9 @@ class WarmPages:
 
     def __init__(self, size: int | None, taker: Path) -> None:
         self._size = (
-            max(0, _free_bytes() - _SPARE_BYTES) // _STEP_BYTES * _STEP_BYTES if size is None else size
+            max(0, host_memory()["MemFree"] - _SPARE_BYTES) // _STEP_BYTES * _STEP_BYTES
+            if size is None
+            else size
         )
         self._taker = taker
         self._over = threading.Event()

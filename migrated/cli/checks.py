@@ -14,6 +14,7 @@ from migrated.compression.stage import usable_cores
 from migrated.config import Settings
 from migrated.control import sockets
 from migrated.errors import MigratedError
+from migrated.memory.linux.meminfo import host_memory
 from migrated.memory.trackers.probes import probes
 from migrated.units import format_size
 
@@ -123,9 +124,7 @@ def _memory() -> Iterator[Check]:
             f"{format_size(free)} of {format_size(size)} free: guests in shared memory arrive there",
             "mount -o remount,size=... /dev/shm; in a container: --shm-size" if small else "",
         )
-    facts = _meminfo()
-    if facts:
-        yield Check("memory", Level.OK, f"{format_size(facts['MemAvailable'])} available")
+    yield Check("memory", Level.OK, f"{format_size(host_memory()['MemAvailable'])} available")
     pools = []
     for pool in sorted(_HUGE.glob("hugepages-*")):
         with contextlib.suppress(OSError, ValueError):
@@ -138,14 +137,6 @@ def _memory() -> Iterator[Check]:
     yield Check(
         "huge pages", Level.OK, "; ".join(pools) or "none: not needed, guests on them need some here too"
     )
-
-
-def _meminfo() -> dict[str, int]:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = (_PROC / "meminfo").read_text().splitlines()
-        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        return found if "MemAvailable" in found else {}
-    return {}
 
 
 def _limits() -> Iterator[Check]:

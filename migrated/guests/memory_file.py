@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from migrated.errors import AccessError, GuestError, MigratedError, ResourceError
+from migrated.memory.linux.meminfo import free_bytes
 from migrated.memory.maps import find_writers
 from migrated.memory.region import FileRegion
 from migrated.pages import PAGE_SIZE, PageSet
@@ -33,7 +34,7 @@ def check_room(folder: Path, size: int) -> None:
     room = space.f_bavail * space.f_frsize
     where = f"where {folder} is"
     if _is_memory(folder):
-        free = _free_memory()
+        free = free_bytes()
         if free < room:
             room, where = free, "in this host's memory"
     if size > room:
@@ -243,12 +244,3 @@ def _is_memory(folder: Path) -> bool:
         if fields[2] == wanted:
             return fields[fields.index("-") + 1] in ("tmpfs", "ramfs")
     return False
-
-
-def _free_memory() -> int:
-    """Bytes that new memory may take, swap included."""
-    found = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        found[key] = int(value.split()[0]) * 1024
-    return found["MemAvailable"] + found["SwapFree"]

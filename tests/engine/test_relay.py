@@ -32,7 +32,7 @@ def test_a_full_disk_there_is_not_to_be_freed_here(tmp_path: Path, monkeypatch: 
 
 def test_a_lack_of_memory_there_is_not_one_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_file, "_is_memory", lambda _folder: True)
-    monkeypatch.setattr(memory_file, "_free_memory", lambda: 4096)
+    monkeypatch.setattr(memory_file, "free_bytes", lambda: 4096)
     with pytest.raises(ResourceError) as caught:
         memory_file.check_room(Path("/"), 1 << 30)
     what, hint = relayed(caught.value, "the destination")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from migrated.errors import GuestError
 from migrated.memory.linux.libc import LIBC, raise_errno
+from migrated.memory.linux.meminfo import host_memory
 from migrated.pages import PAGE_SIZE
 
 __all__ = [
@@ -74,7 +75,7 @@ def resident_pages(fd: int, offset: int, size: int) -> NDArray[np.bool_] | None:
     Some 60 ns a page, however fragmented the file is. ``None`` where that can't be said: another file system,
     a host with swap, or a file that we neither own nor may write.
     """
-    if _magic(fd) != _TMPFS_MAGIC or _has_swap() or not _tells_residency(fd):
+    if _magic(fd) != _TMPFS_MAGIC or host_memory()["SwapTotal"] or not _tells_residency(fd):
         return None
     residency = np.empty(size // mmap.PAGESIZE, dtype=np.uint8)
     # Mapped, not touched: no page is charged to us.
@@ -118,11 +119,6 @@ def _magic(fd: int) -> int:
     if _fstatfs(fd, ctypes.byref(buffer)) != 0:
         raise_errno("fstatfs")
     return int(buffer[0]) & 0xFFFFFFFF
-
-
-def _has_swap() -> bool:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("SwapTotal:")), 1) > 0
 
 
 def check_plain(file: str | Path, fd: int, *, whole: bool) -> None:

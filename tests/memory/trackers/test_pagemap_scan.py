@@ -15,6 +15,7 @@ import pytest
 
 from migrated.errors import GuestDiedError, GuestError, MigratedError, UnsafeGuestError
 from migrated.memory.hold import Holder
+from migrated.memory.linux.meminfo import host_memory
 from migrated.memory.region import ProcessRegion
 from migrated.memory.trackers.base import TrackTarget
 from migrated.memory.trackers.pagemap_scan import PagemapScanTracker, check_injectable
@@ -136,7 +137,7 @@ class TestExactness:
 
     def test_explicit_huge_pages(self, guest: Any) -> None:
         pages = 1024
-        if free_huge_pages() < 2:
+        if host_memory()["HugePages_Free"] < 2:
             pytest.skip("kernel: no huge pages are set aside on this host (vm.nr_hugepages)")
         guest.ask("fd = os.memfd_create('huge', os.MFD_HUGETLB)")
         guest.ask(f"os.ftruncate(fd, {pages * PAGE_SIZE})")
@@ -300,11 +301,6 @@ def install_filter(guest: Any) -> None:
     guest.ask("program = ctypes.create_string_buffer(length + address_of(rule).to_bytes(8, 'little'))")
     assert guest.ask("libc.prctl(38, 1, 0, 0, 0)") == 0  # PR_SET_NO_NEW_PRIVS
     assert guest.ask("libc.prctl(22, 2, program, 0, 0)") == 0  # PR_SET_SECCOMP
-
-
-def free_huge_pages() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("HugePages_Free:")), 0)
 
 
 def protected(tracked: Tracked) -> int:
