@@ -94,7 +94,7 @@ def picture(title: str, shown: Progress, tuning: Tuning | None) -> RenderableTyp
     if not shown.round:
         return Group(head, Text(f"{shown.state}, {format_duration(shown.elapsed_seconds)}", style="cyan"))
     bar = Table.grid(padding=(0, 1))
-    share = min(1.0, shown.round_pages_done / shown.round_pages) if shown.round_pages else 1.0
+    share = shown.round_pages_done / shown.round_pages if shown.round_pages else 1.0
     bar.add_row(
         Text(shown.state, style="red" if shown.last_round else "cyan"),
         Text(f"round {shown.round}"),

@@ -20,7 +20,6 @@ from migrated.engine.events import (
     Finished,
     Report,
     RoundFinished,
-    RoundStarted,
     Stalled,
     Started,
     StateChanged,
@@ -94,8 +93,6 @@ class LineView(View):
         super().__init__()
         self._out = out
         self._title = title
-        self._last = False
-        self._sent = 0
 
     def _line(self, text: str) -> None:
         _put(self._out, one_line(text))
@@ -113,10 +110,9 @@ class LineView(View):
                 )
             case StateChanged():
                 self._line(f"state: {event.state}")
-            case RoundStarted():
-                self._last, self._sent = event.last, event.pages
             case RoundFinished():
-                self._line(_round(event, self._sent, last=self._last))
+                progress = self.tally.progress
+                self._line(_round(event, progress.round_pages, last=progress.last_round))
             case Estimated():
                 self._line(
                     f"estimate: remaining {format_size(self.tally.progress.remaining_bytes)} "

@@ -150,6 +150,8 @@ class Tally:
         shown.raw_bytes += event.raw_bytes
         shown.wire_bytes += event.wire_bytes
         shown.round_pages_done += pages
+        # Some are found while the round goes on: what had changed where no tracker saw it.
+        shown.round_pages = max(shown.round_pages, shown.round_pages_done)
         if shown.role == Role.SOURCE:
             shown.remaining_bytes = max(0, shown.remaining_bytes - pages * shown.page_size)
         self._raw[event.codec] += event.raw_bytes

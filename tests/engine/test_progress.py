@@ -92,6 +92,15 @@ def test_batches_add_up_and_count_down(tally: Tally) -> None:
     assert shown.wire_bytes_by_codec == {"lz4": 100, "raw": 4200}
 
 
+def test_a_round_has_the_pages_that_are_found_while_it_goes_on(tally: Tally) -> None:
+    tally(RoundStarted(2, 1, last=True))
+    tally(batch(1))
+    assert tally.snapshot().round_pages == 1
+    tally(batch(2))
+    shown = tally.snapshot()
+    assert (shown.round_pages, shown.round_pages_done, shown.remaining_bytes) == (3, 3, 0)
+
+
 def test_deltas_add_up(tally: Tally) -> None:
     tally(replace(batch(3), delta_pages=2))
     tally(replace(batch(3), delta_pages=1))
