@@ -69,6 +69,7 @@ class PreCopy:
         self._clock = clock
         self._wire_rate = WireRate()
         self._bytes_per_page = float(PAGE_SIZE)
+        self._comparing_seconds_per_page = PAGE_SIZE / (HASHED_BYTES_PER_SECOND * options.compress_workers)
 
     async def pre_copy(self) -> list[PageSet]:
         """Rounds until the rest fits the downtime limit; returns the pages that are still to be sent."""
@@ -139,6 +140,9 @@ class PreCopy:
         seconds = self._clock() - began
         if not (twins or self._unseen.candidates):  # comparing takes longer than the link does
             self._wire_rate.after(result.wire_bytes, seconds)
+        if self.round > 1 and self._only_candidates and result.pages:
+            # Beside a running guest, and with what had changed: the pause is not longer for the same pages.
+            self._comparing_seconds_per_page = min(self._comparing_seconds_per_page, seconds / result.pages)
         # Memory that was never used, or is as it was, says nothing of the pages that are being written.
         counted = result.data_pages if self.round == 1 or self._unseen.candidates else result.pages
         if counted:
@@ -171,6 +175,11 @@ class PreCopy:
         """Whether all memory has to be compared since the last look, although the tracker is exact."""
         return self._guest.tracker.exact and self._unseen.candidates
 
+    @property
+    def _only_candidates(self) -> bool:
+        """Whether what is pending has to be compared, by whichever cause."""
+        return self.compares or not self._guest.tracker.exact
+
     async def unseen(self) -> list[PageSet]:
         """The pages that changed where the tracker does not see it."""
         return await in_thread(self._unseen.collect)
@@ -188,22 +197,18 @@ class PreCopy:
         """What the last round and the scan behind it say: ``written`` pages by the tracker, in ``interval``, the time
         since the scan before."""
         fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
-        exact = self._guest.tracker.exact and not self.compares
+        exact = not self._only_candidates
         if exact:
             pages, per_page = sum(map(len, pending)), self._bytes_per_page
         else:
             # Every page is a candidate: expect as many changed pages as last time, plus reading them all.
             pages = max(result.data_pages, written) if self.compares else result.data_pages
             per_page = result.wire_bytes / result.data_pages if result.data_pages else 0.0
-            fixed += self._last_scan_seconds(pending)
+            fixed += sum(map(len, pending)) * self._comparing_seconds_per_page
         rate = min(self._wire_rate.of(pages * per_page), self.tuning.bandwidth)
         # A tracker that only names candidates knows nothing of writes before a round has compared them.
         known = pages if exact or self.round > 1 else 0
         return Measured(pages, per_page, rate, fixed, scan_seconds, known / interval, look_seconds)
-
-    def _last_scan_seconds(self, pending: list[PageSet]) -> float:
-        """Reading and hashing every candidate once, by all workers."""
-        return sum(map(len, pending)) * PAGE_SIZE / (HASHED_BYTES_PER_SECOND * self._options.compress_workers)
 
     async def _stalled(self, trend: Trend, expected: float, fixed: float) -> bool:
         """True to switch over now; False to go on with rounds, the guest slowed down."""

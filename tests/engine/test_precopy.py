@@ -149,14 +149,27 @@ async def test_comparing_what_was_sent_says_nothing_of_the_link_or_of_the_pages_
 
 
 async def test_a_round_that_may_have_to_send_little_of_what_it_compares_can_be_the_last() -> None:
-    """As many pages as changed in the one before are expected, and the time that comparing all takes."""
-    rounds = [Round(PAGES, changed=True), *[Round(100, changed=True, compares=0.1)] * 20]
+    """As many pages as changed in the one before are expected, and the time that comparing all takes: it took longer in
+    the round, beside the guest and what was sent, than it does anywhere in a pause."""
+    rounds = [Round(PAGES, changed=True), *[Round(100, changed=True, compares=0.2)] * 20]
     fakes = Fakes(rounds)
     events = await pre_copy(fakes, compress_workers=4)
     last = [event for event in events if isinstance(event, Estimated)][-1]
     assert len(fakes.pushed) == 2
     assert last.remaining_pages == 100
     assert 0.03 + PAGES * PAGE_SIZE / HASHED_BYTES_PER_SECOND / 4 < last.expected_downtime < 0.3
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_comparing_is_expected_to_take_what_it_took(exact: bool) -> None:
+    """Half a second by the rate of other hosts; here a round of it was done in less, so it fits the pause."""
+    rounds = [Round(PAGES, changed=True), *[Round(100, changed=True, compares=0.15)] * 20]
+    fakes = Fakes(rounds)
+    fakes.exact = exact
+    events = await pre_copy(fakes)
+    last = [event for event in events if isinstance(event, Estimated)][-1]
+    assert len(fakes.pushed) == 2
+    assert 0.03 + 0.15 < last.expected_downtime < 0.2
 
 
 async def test_what_the_tracker_saw_counts_beside_what_has_to_be_compared() -> None:
