@@ -124,8 +124,9 @@ _SLOWER = 1.25
 _SLEEPY = 0.33
 """Seconds asleep for each one at work or waiting for a core, from which on a batch was slept for."""
 
-_OFTEN = 0.4
-"""Of the sent bytes, the share that was slept for, from which on who sends counts as waiting. Shares, not seconds: one
+_OFTEN, _NEARLY_ALWAYS = 0.4, 0.7
+"""Of the sent bytes, the share that was slept for, from which on who sends counts as waiting; the second where bytes
+leave faster than over any slow link: who is fast sleeps now and then for want of a core, too. Shares, not seconds: one
 stop of a destination that is still starting is as long as a slow link's many short ones."""
 
 _TELLING_BYTES = 64 << 10
@@ -288,7 +289,8 @@ class Auto:
     @property
     def _waits(self) -> bool:
         """Whether who sends mostly sleeps: for the link, or for a destination that is full."""
-        return self._sent_bytes >= _FIRST_BYTES and self._slept_for >= _OFTEN
+        often = _OFTEN if self._sending >= FAST_LINK else _NEARLY_ALWAYS
+        return self._sent_bytes >= _FIRST_BYTES and self._slept_for >= often
 
     @property
     def _waits_for_link(self) -> bool:
@@ -366,7 +368,9 @@ class Auto:
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
         self._slept_for += share * ((slept >= _SLEEPY * (now - slept)) - self._slept_for)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
-        self._sending = running_mean(self._sending, now * cost.wire)
+        # At first all bytes count alike: the batches that filled the buffers took next to nothing.
+        weight = max(_FRESH, wire_bytes / self._sent_bytes)
+        self._sending += weight * (now * cost.wire - self._sending)
         if not self._measured_bytes and not (there and self._waits_for_link):
             return  # what fills buffers
         self._measured_bytes += wire_bytes

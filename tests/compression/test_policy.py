@@ -181,6 +181,16 @@ def test_one_stop_of_a_destination_that_is_starting_is_no_slow_link() -> None:
         assert not auto.wants_sample
 
 
+@pytest.mark.parametrize(("seconds", "waits"), [(2e-9, False), (8e-9, True)])
+def test_who_is_fast_sleeps_now_and_then_for_want_of_a_core(seconds: float, waits: bool) -> None:
+    """Every other batch slept for: at 8e-9 s a byte that is a link of 1 Gb/s that has just filled its buffers."""
+    auto = Auto(RUNGS, workers=2)
+    for number in range(40):
+        asleep = 0.5 * seconds * 4_000_000 if number % 2 else 0.0
+        auto.sent(NONE, 4_000_000, seconds * 4_000_000, asleep=asleep, waited=True, there=0.1 * seconds)
+    assert auto.wants_sample is (auto.choose().rung != NONE) is waits
+
+
 def test_over_no_link_no_page_is_looked_at() -> None:
     auto = Auto(RUNGS, workers=2)
     for _ in range(50):
