@@ -254,7 +254,7 @@ class Auto:
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
-        self._slept_for = 0.0
+        self._slept_for = self._pace = 0.0
         self._owed = 0.0
         self._blind = _BLIND
         self._spare = 0
@@ -289,7 +289,7 @@ class Auto:
     @property
     def _waits(self) -> bool:
         """Whether who sends mostly sleeps: for the link, or for a destination that is full."""
-        often = _OFTEN if self._sending >= FAST_LINK else _NEARLY_ALWAYS
+        often = _OFTEN if self._pace >= FAST_LINK else _NEARLY_ALWAYS
         return self._sent_bytes >= _FIRST_BYTES and self._slept_for >= often
 
     @property
@@ -367,10 +367,9 @@ class Auto:
         self._there = there
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
         self._slept_for += share * ((slept >= _SLEEPY * (now - slept)) - self._slept_for)
+        self._pace += share * (now - self._pace)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
-        # At first all bytes count alike: the batches that filled the buffers took next to nothing.
-        weight = max(_FRESH, wire_bytes / self._sent_bytes)
-        self._sending += weight * (now * cost.wire - self._sending)
+        self._sending = running_mean(self._sending, now * cost.wire)
         if not self._measured_bytes and not (there and self._waits_for_link):
             return  # what fills buffers
         self._measured_bytes += wire_bytes
