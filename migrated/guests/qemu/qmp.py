@@ -53,6 +53,15 @@ class Sent:
         """Whether it was answered by now, with an error."""
         return self._future.done() and self._future.exception() is not None
 
+    def on_failure(self, call: Callable[[], None]) -> None:
+        """Have ``call`` made, on any thread, once it is known that there is no good answer."""
+
+        def ended(future: "Future[Any]") -> None:
+            if future.cancelled() or future.exception() is not None:
+                call()
+
+        self._future.add_done_callback(ended)
+
     def answer(self) -> Any:
         """Wait for its return value; the errors are those of :meth:`Qmp.execute`."""
         return _translated(self._path, self._command, self._future)

@@ -214,7 +214,10 @@ class QemuSource(SourceGuest):
         self._gave_devices = True
         with ours:
             ours.settimeout(_DEVICE_SECONDS)
-            monitor.begin_migration("migrate").answer()
+            # The answer comes last: QEMU may begin to write before it answers, and with its lock held, so that while
+            # nobody reads it can't. Who is refused has nothing to read.
+            beginning = monitor.begin_migration("migrate")
+            beginning.on_failure(lambda: _hang_up_on(ours))
             while True:
                 try:
                     piece = ours.recv(_CHUNK)
@@ -225,6 +228,7 @@ class QemuSource(SourceGuest):
                 if not piece:
                     break
                 yield piece
+            beginning.answer()
         if monitor.wait_for_migration(_DEVICE_SECONDS) != "completed":
             raise GuestError(f"QEMU could not give the state of the VM's devices: {monitor.why_failed()}")
 
@@ -292,3 +296,9 @@ class QemuSource(SourceGuest):
         if self._monitor is None or self._guardian is None:
             raise GuestError(f"{self._path} was closed")
         return self._monitor, self._guardian
+
+
+def _hang_up_on(stream: socket.socket) -> None:
+    """Whoever reads it finds its end."""
+    with contextlib.suppress(OSError):  # closed meanwhile
+        stream.shutdown(socket.SHUT_RDWR)
