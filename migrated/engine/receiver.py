@@ -222,12 +222,12 @@ class Receiver:
 
     async def _take(self) -> None:
         self._observe(StateChanged(State.SETUP))
+        self._observe(self._started())  # before the source hears of it: from then on people ask for it by its id
         limits = self._limits()
         self._channel.agree(limits)
         await self._channel.send(self._accept)
         await self._stage.start()
         self._lanes.open(limits)
-        self._observe(self._started())
         self._observe(StateChanged(State.PRE_COPY))
         self._round_began = self._clock()
         while not self.decided.is_set():

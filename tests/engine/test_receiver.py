@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from migrated.engine.events import Event, State, StateChanged
 from migrated.engine.precopy import PreCopy
 from migrated.engine.records import Outcome, Record, Records
 from migrated.errors import GuestError, PeerFailedError, ResourceError
-from migrated.protocol import Aborted, Digest, Running
+from migrated.protocol import Aborted, Accept, Digest, Running
 
 ID = "5" * 32
 
@@ -42,6 +43,24 @@ def at(sides: Any, state: State, then: Callable[[], None]) -> None:
             then()
 
     sides.observe = observe
+
+
+async def test_it_is_known_by_its_id_before_the_source_hears_of_it(
+    sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever cancels it there, in the moment in which its workers start, is told that there is none."""
+    send = sides.ends[1].send
+    shown = []
+
+    async def noting(message: Any) -> None:
+        if isinstance(message, Accept):
+            shown.append(replace(sides.receiver.progress()))
+        await send(message)
+
+    monkeypatch.setattr(sides.ends[1], "send", noting)
+    await sides.move(sides.sender())
+    (known,) = shown
+    assert (known.migration_id, known.guest, known.state) == (ID, "file", State.SETUP)
 
 
 async def test_what_was_discarded_never_runs_even_if_that_could_not_be_recorded(
