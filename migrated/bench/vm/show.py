@@ -94,7 +94,7 @@ def _row(cell: CellSummary, mode: ModeSummary, *, wide: bool) -> list[str]:
 def _guest(mode: ModeSummary) -> str:
     """Whether its memory is right; and how often it moved, if not always."""
     short = "" if mode.completed in (0, mode.runs) else f", {mode.completed} of {mode.runs} moved"
-    return ("intact" if mode.intact else f"WRONG: {mode.why}") + short
+    return ("intact" if mode.intact else "WRONG") + short
 
 
 def _below(cell: CellSummary) -> Iterator[str]:
@@ -105,8 +105,8 @@ def _below(cell: CellSummary) -> Iterator[str]:
             split = ", ".join(f"{name} {1000 * mode.parts[name]:.0f}" for name in names)
             yield f"downtime of {mode.mode}, ms: {split}"
     for mode in cell.modes:
-        if mode.why and mode.intact:
-            yield f"{mode.mode}: {mode.why}"
+        if mode.why:
+            yield f"{mode.mode}: {'' if mode.intact else 'WRONG: '}{mode.why}"
     probe = cell.probe
     yield (
         f"noise of this host: a fixed piece of work took {1000 * probe.median:.0f} ms "

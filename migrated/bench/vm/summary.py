@@ -123,7 +123,7 @@ def _mode(mode: str, runs: Sequence[Measurement]) -> ModeSummary:
         completed=len(completed),
         intact=all(each.intact for each in runs),
         statuses=tuple(str(each.status) for each in runs),
-        why=next((each.why for each in runs if each.why), ""),
+        why=next((each.why for each in sorted(runs, key=lambda each: each.intact) if each.why), ""),
         total=spread(lambda each: each.total_seconds),
         downtime=spread(lambda each: each.downtime_seconds),
         gap=spread(lambda each: each.gap_seconds),
