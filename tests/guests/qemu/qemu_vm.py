@@ -30,6 +30,8 @@ from migrated.pages import PAGE_SIZE
 QEMU = "qemu-system-x86_64"
 PATIENCE = 30.0
 _BOOT_SECONDS = 120.0
+_ACCEPTS = 0x10000
+"""Among the flags of a socket in /proc/net/unix: it listens."""
 BEAT = re.compile(r"^beat (\d+) up (\d+) written (\d+) checked (\d+) gap (\d+)(?: disk (\d+))?$")
 
 
@@ -63,6 +65,12 @@ def wait_until(fact: Callable[[], object], what: str, patience: float = PATIENCE
     while not fact():
         assert time.monotonic() < ending, f"waited {patience:g} s for: {what}"
         time.sleep(0.005)
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody listens at the Unix socket ``path``: its file is there a moment before anybody does."""
+    sockets = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(int(each[3], 16) & _ACCEPTS and each[7:] == [str(path)] for each in sockets)
 
 
 @dataclass
@@ -126,7 +134,7 @@ class Vm:
         """Start QEMU and wait until its monitor answers."""
         self.process = subprocess.Popen(self.command(*more), stdin=subprocess.DEVNULL)
         self.pid = self.process.pid
-        wait_until(lambda: self._test_socket.exists() or not self.alive, f"monitor of {self.name}")
+        wait_until(lambda: listens(self._test_socket) or not self.alive, f"monitor of {self.name}")
         assert self.alive, f"QEMU ended with {self.process.returncode}"
         return self
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from moments import Before
 from qemu_sides import Home
-from qemu_vm import QEMU, Shape, Stable, Vm, wait_until
+from qemu_vm import QEMU, Shape, Stable, Vm, listens, wait_until
 
 from migrated.guests.qemu.diagnosis import diagnose
 from migrated.guests.qemu.programs import programs, running
@@ -34,7 +34,7 @@ def test_all_is_told_at_once(tmp_path: Path) -> None:
     words += f" -drive file={disk},format=raw,if=virtio,cache.direct=on,file.locking=off"
     qemu = subprocess.Popen([QEMU, *words.split()], stdin=subprocess.DEVNULL)
     try:
-        wait_until(monitor.exists, "its monitor")
+        wait_until(lambda: listens(monitor), "its monitor")
         found = diagnose(monitor)
     finally:
         qemu.kill()

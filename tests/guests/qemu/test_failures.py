@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from moments import Before, Moment, arrange, nothing_left
 from qemu_sides import Home, Sides
-from qemu_vm import Shape, Stable, Vm, entry, wait_until
+from qemu_vm import Shape, Stable, Vm, entry, listens, wait_until
 
 from migrated.errors import GuestError, GuestNotFoundError, MigratedError, RefusedError, UnsafeGuestError
 from migrated.guests.qemu.monitor import Monitor
@@ -142,7 +142,7 @@ def test_private_memory_is_refused(stable: Stable, tmp_path: Path) -> None:
     command = [word.replace("share=on", "share=off") for word in vm.command("-S")]
     qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        wait_until(vm.socket.exists, "its monitor")
+        wait_until(lambda: listens(vm.socket), "its monitor")
         with pytest.raises(UnsafeGuestError, match="private to QEMU"):
             open_source(f"qemu:{vm.socket}")
     finally:
