@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from migrated.bench.demo_guest import Guest
 from migrated.bench.hosts import Link, link, loopback, memory_folder
-from migrated.bench.noise import busy_seconds, cpu_seconds
+from migrated.bench.noise import busy_seconds
 from migrated.bench.pss import PssWatch
 from migrated.bench.service import MIGRATED, Service, send
 from migrated.bench.warm import WarmPages
+from migrated.memory.linux.process import cpu_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -234,7 +235,9 @@ def growth(runs: int) -> Figures:
     installed = os.sysconf("SC_PHYS_PAGES") * _PAGE / (1 << 30)
     sizes = [size for size in _SIZES_GIB if size * _TIMES_IN_MEMORY <= installed]
     for _ in range(min(runs, _LONG_RUNS)):
-        starts = [_move(loopback(), size="4MiB", used=1.0, dirty_rate="0").busy_seconds for _ in range(_STARTS)]
+        starts = [
+            _move(loopback(), size="4MiB", used=1.0, dirty_rate="0").busy_seconds for _ in range(_STARTS)
+        ]
         figures.setdefault("4 MiB in use: CPU, s", []).extend(starts)
         start = statistics.median(starts)
         for size in sizes:

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["busy_seconds", "cpu_seconds", "probe"]
+__all__ = ["busy_seconds", "probe"]
 
 _STEPS = 1_000_000
 
@@ -24,9 +24,3 @@ def busy_seconds() -> float:
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     user, nice, system, _, _, irq, softirq, _ = map(int, fields)
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor seconds that the process has taken since it was started, its children left out."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -254,7 +254,10 @@ class Auto:
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
-        self._slept_for = self._pace = 0.0
+        """Seconds that sending takes, a byte of memory."""
+        self._wire_pace = 0.0
+        """The same, a byte on the wire."""
+        self._slept_for = 0.0
         self._owed = 0.0
         self._blind = _BLIND
         self._spare = 0
@@ -289,7 +292,7 @@ class Auto:
     @property
     def _waits(self) -> bool:
         """Whether who sends mostly sleeps: for the link, or for a destination that is full."""
-        often = _OFTEN if self._pace >= FAST_LINK else _NEARLY_ALWAYS
+        often = _OFTEN if self._wire_pace >= FAST_LINK else _NEARLY_ALWAYS
         return self._sent_bytes >= _FIRST_BYTES and self._slept_for >= often
 
     @property
@@ -358,16 +361,13 @@ class Auto:
         if wire_bytes < _TELLING_BYTES:
             return
         cost = self._known.get(rung, _FREE)
-        now, slept, self._sent_bytes = (
-            seconds / wire_bytes,
-            asleep / wire_bytes,
-            self._sent_bytes + wire_bytes,
-        )
+        now, slept = seconds / wire_bytes, asleep / wire_bytes
+        self._sent_bytes += wire_bytes
         share = min(1.0, wire_bytes / min(_LINK_BYTES, self._sent_bytes))
         self._there = there
         self._unpacking = running_mean(self._unpacking, cost.unpacking)
         self._slept_for += share * ((slept >= _SLEEPY * (now - slept)) - self._slept_for)
-        self._pace += share * (now - self._pace)
+        self._wire_pace += share * (now - self._wire_pace)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
         if not self._measured_bytes and not (there and self._waits_for_link):

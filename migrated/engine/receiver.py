@@ -222,7 +222,9 @@ class Receiver:
 
     async def _take(self) -> None:
         self._observe(StateChanged(State.SETUP))
-        self._observe(self._started())  # before the source hears of it: from then on people ask for it by its id
+        self._observe(
+            self._started()
+        )  # before the source hears of it: from then on people ask for it by its id
         limits = self._limits()
         self._channel.agree(limits)
         await self._channel.send(self._accept)

@@ -70,7 +70,9 @@ def test_a_guest_that_is_wrong_cannot_be_overlooked(made: Make) -> None:
     late = made("qemu:none", 1, status=Status.NEVER, why="not done after 90 s")
     text = shown(late, made("qemu:none", 2, intact=False, why="page 7"), wide=False)
     assert "WRONG, 1 of 2 moved" in row(text, "qemu:none")
-    assert "qemu:none: WRONG: page 7" in text, "why it is, below: in the table it would take the room of figures"
+    assert "qemu:none: WRONG: page 7" in text, (
+        "why it is, below: in the table it would take the room of figures"
+    )
 
 
 def test_on_a_terminal_nothing_is_cut_off(made: Make) -> None:

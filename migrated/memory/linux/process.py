@@ -2,7 +2,16 @@
 
 import os
 
-__all__ = ["comm", "is_stopped", "read_status_field", "start_time", "state", "thread_ids", "tracer_of"]
+__all__ = [
+    "comm",
+    "cpu_seconds",
+    "is_stopped",
+    "read_status_field",
+    "start_time",
+    "state",
+    "thread_ids",
+    "tracer_of",
+]
 
 
 def start_time(pid: int) -> int:
@@ -11,6 +20,15 @@ def start_time(pid: int) -> int:
     Raises ``FileNotFoundError`` or ``ProcessLookupError`` when there is no such process.
     """
     return int(_stat_fields(f"/proc/{pid}/stat")[19])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor seconds that the process has taken since its start, its children left out.
+
+    Raises as :func:`start_time` does.
+    """
+    fields = _stat_fields(f"/proc/{pid}/stat")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def state(pid: int, tid: int | None = None) -> str:
