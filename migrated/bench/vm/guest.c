@@ -93,16 +93,23 @@ static void *work(void *argument)
     return NULL;
 }
 
-/* Takes words from the second serial port, if there is one; the only word asks for a check of everything. */
-static void *listen(void *argument)
+static FILE *port;
+
+/* The second serial port, if there is one: before the first beat, since a port that nobody has open drops what comes. */
+static void open_port(void)
 {
-    char line[64];
-    FILE *port = fopen("/dev/ttyS1", "re");
     struct termios how;
+    port = fopen("/dev/ttyS1", "re");
     if (port && !tcgetattr(fileno(port), &how)) {
         how.c_lflag &= ~(tcflag_t)ECHO;
         tcsetattr(fileno(port), TCSANOW, &how);
     }
+}
+
+/* Takes words from it; the only word asks for a check of everything. */
+static void *listen(void *argument)
+{
+    char line[64];
     while (port && fgets(line, sizeof line, port)) {
         if (strncmp(line, "verify", 6))
             continue;
@@ -262,6 +269,7 @@ int main(void)
     printf("running on %ld processors\n", threads);
     for (long i = 0; i < threads; i++)
         start_thread(work, &parts[i]);
+    open_port();
     start_thread(listen, &count);
 
     struct timespec when;
