@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["busy_seconds", "probe"]
+__all__ = ["busy_seconds", "probe", "stolen_seconds"]
 
 _STEPS = 1_000_000
 
@@ -20,7 +20,16 @@ def probe() -> float:
 
 def busy_seconds() -> float:
     """Processor seconds that this host has worked since it was started, for whomever."""
-    # user nice system idle iowait irq softirq steal guest guest_nice; guests are counted in user.
+    user, nice, system, _, _, irq, softirq, _ = _processor_seconds()
+    return user + nice + system + irq + softirq
+
+
+def stolen_seconds() -> float:
+    """Processor seconds since this host was started that it would have worked, but another one had the processor."""
+    return _processor_seconds()[-1]
+
+
+def _processor_seconds() -> list[float]:
+    """user nice system idle iowait irq softirq steal, of all processors; guests are counted in user."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    user, nice, system, _, _, irq, softirq, _ = map(int, fields)
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return [int(each) / os.sysconf("SC_CLK_TCK") for each in fields]

@@ -46,8 +46,10 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _parts(report: Report) -> str:
-    parts = ", ".join(f"{name} {format_duration(each)}" for name, each in report.downtime_parts.items())
-    return f" ({parts})" if parts else ""
+    said = [", ".join(f"{name} {format_duration(each)}" for name, each in report.downtime_parts.items())]
+    if report.expected_downtime is not None:
+        said.append(f"expected {format_duration(report.expected_downtime)}")
+    return f" ({'; '.join(filter(None, said))})" if any(said) else ""
 
 
 def _kbytes(size: int) -> str:

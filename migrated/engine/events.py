@@ -147,7 +147,8 @@ class Stalled:
 @dataclass(frozen=True, slots=True)
 class Report:
     """A finished migration in figures: seconds and bytes. ``total_seconds`` ends when the destination runs the guest,
-    as the downtime does; ``downtime_parts`` adds up to ``downtime_seconds``."""
+    as the downtime does; ``downtime_parts`` adds up to ``downtime_seconds``. ``expected_downtime`` is what it was
+    expected to be when the guest was paused for it; None at the destination, which only hears of it."""
 
     migration_id: str
     guest: str
@@ -172,6 +173,7 @@ class Report:
     delta_pages: int = 0
     copied_pages: int = 0
     connections: int = 1
+    expected_downtime: float | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property

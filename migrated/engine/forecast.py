@@ -20,6 +20,7 @@ from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
     HASHED_BYTES_PER_SECOND,
     MOST_THROTTLE,
+    Changed,
     Decision,
     Measured,
     Trend,
@@ -102,13 +103,15 @@ def predict(job: Job, hosts: Hosts, rung: Rung | None) -> Forecast:
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """Pages that a round goes through, and those of them that have changed: they are sent."""
+    """Pages that a round goes through, those of them that have changed and are sent, and those that the round before
+    went through, too."""
 
     looked: float
     changed: float
+    again: float
 
     def __add__(self, more: float) -> "_Due":
-        return _Due(self.looked + more, self.changed + more)
+        return _Due(self.looked + more, self.changed + more, self.again)
 
 
 _MOSTLY = 0.5
@@ -131,6 +134,7 @@ class _Run:
         self._first, self._later = memory.mixed(first), job.written.mixed(later)
         self._limits = [page_seconds(cost, hosts)[1] for cost in (self._first, self._later)]
         self._rate = WireRate()
+        self._changed = Changed()
         self._trend = Trend()
         self._now = job.setup_seconds
         self._wire = 0.0
@@ -140,14 +144,14 @@ class _Run:
     def play(self) -> Forecast:
         """Rounds until it would be switched over, or until they stop helping."""
         job = self._job
-        due = _Due(job.pages, job.pages)
+        due = _Due(job.pages, job.pages, 0.0)
         while True:
             seconds = self._round(due)
             interval = seconds + job.scan_seconds
             writing = job.writing.slowed(self._throttled)
-            written = writing.pages(interval)
-            measured = self._measured(due, written, interval)
-            due, late = self._next(due, writing, seconds), written * job.scan_seconds / interval
+            sent, due = due, self._next(due, writing, seconds)
+            measured = self._measured(sent, due, interval)
+            late = writing.pages(interval) * job.scan_seconds / interval
             expected = expected_downtime(measured)
             if self._rounds == 1 and self._twins:
                 # They are not sent while the guest is paused; what was expected without them says nothing.
@@ -197,12 +201,12 @@ class _Run:
         interval = seconds + job.scan_seconds
         written = writing.pages(interval)
         if not job.exact:
-            return _Due(job.pages, written)
+            return _Due(job.pages, written, job.pages)
         # Of the pages that this round has read, only what was written later has changed since.
         moments = [seconds * (step + 0.5) / _READING_STEPS for step in range(_READING_STEPS)]
         later = sum(writing.pages(interval - moment) for moment in moments) / _READING_STEPS
         share = min(1.0, due.looked / max(1, job.pages))
-        return _Due(written, share * later + (1 - share) * written)
+        return _Due(written, share * later + (1 - share) * written, share * written)
 
     def _seconds(self, due: _Due, cost: PageCost) -> float:
         hosts = self._hosts
@@ -211,19 +215,22 @@ class _Run:
         looking = (due.looked - due.changed) * self._job.looking / (hosts.workers * hosts.speed)
         return sending + looking + filling + hosts.round_trip + _ROUND_SECONDS
 
-    def _measured(self, due: _Due, written: float, interval: float) -> Measured:
-        """What the engine would have measured now; see :meth:`PreCopy._measure`."""
+    def _measured(self, sent: _Due, due: _Due, interval: float) -> Measured:
+        """What the engine would have measured now, ``due`` next; see :meth:`PreCopy._measure`."""
         job = self._job
         cost = self._first if self._rounds == 1 else self._later
         fixed = GUESSED_FIXED_SECONDS + job.switch_seconds
-        data = due.changed * (job.memory.data_share * (1 - self._twins) if self._rounds == 1 else 1.0)
-        remaining = written
-        counted = data if self._rounds == 1 or not job.exact else due.looked
-        if not job.exact:
+        data = sent.changed * (job.memory.data_share * (1 - self._twins) if self._rounds == 1 else 1.0)
+        per_page = sent.changed * cost.wire / data if data else 0.0
+        if job.exact:
+            if self._rounds > 1:
+                self._changed.after(sent.looked, sent.again, sent.changed)
+            remaining = due.looked
+            per_page *= self._changed.of(due.looked, due.again) / due.looked if due.looked else 0.0
+        else:
             remaining = data
             fixed += job.pages * PAGE_SIZE / (HASHED_BYTES_PER_SECOND * self._hosts.workers)
         known = remaining if job.exact or self._rounds > 1 else 0.0
-        per_page = due.changed * cost.wire / counted if counted else 0.0
         return Measured(
             math.ceil(remaining),
             per_page,

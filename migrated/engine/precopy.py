@@ -8,6 +8,7 @@ from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
     HASHED_BYTES_PER_SECOND,
     MOST_THROTTLE,
+    Changed,
     Decision,
     Measured,
     Trend,
@@ -68,7 +69,11 @@ class PreCopy:
         self._observe = observer
         self._clock = clock
         self._wire_rate = WireRate()
+        self._changed = Changed()
+        self._again = 0
+        """Of the pages that are pending: those that the round before sent as well."""
         self._bytes_per_page = float(PAGE_SIZE)
+        """Of one that has changed, on the wire."""
         self._comparing_seconds_per_page = PAGE_SIZE / (HASHED_BYTES_PER_SECOND * options.compress_workers)
 
     async def pre_copy(self) -> list[PageSet]:
@@ -81,7 +86,7 @@ class PreCopy:
         trend = Trend()
         while True:
             result = await self.push_round(pending)
-            pending = []  # a map less while the next ones are made
+            before = pending
             await in_thread(guest.check)
             look_began = self._clock()
             unseen = await self.unseen()
@@ -92,6 +97,8 @@ class PreCopy:
             written = sum(map(len, pending))
             for pages, more in zip(pending, unseen, strict=True):
                 pages |= more
+            self._again = await in_thread(_in_both, before, pending)
+            before = []
             measured = self._measure(
                 pending,
                 result,
@@ -144,9 +151,10 @@ class PreCopy:
             # Beside a running guest, and with what had changed: the pause is not longer for the same pages.
             self._comparing_seconds_per_page = min(self._comparing_seconds_per_page, seconds / result.pages)
         # Memory that was never used, or is as it was, says nothing of the pages that are being written.
-        counted = result.data_pages if self.round == 1 or self._unseen.candidates else result.pages
-        if counted:
-            self._bytes_per_page = result.wire_bytes / counted
+        if self.round > 1 and not self._unseen.candidates:
+            self._changed.after(result.pages, self._again, result.data_pages)
+        if result.data_pages:
+            self._bytes_per_page = result.wire_bytes / result.data_pages
         self._observe(RoundFinished(self.round, seconds, result.data_pages, result.wire_bytes))
         return result
 
@@ -199,7 +207,9 @@ class PreCopy:
         fixed = GUESSED_FIXED_SECONDS + self._guest.switch_seconds
         exact = not self._only_candidates
         if exact:
-            pages, per_page = sum(map(len, pending)), self._bytes_per_page
+            pages = sum(map(len, pending))
+            share = self._changed.of(pages, self._again) / pages if pages else 0.0
+            per_page = share * self._bytes_per_page
         else:
             # Every page is a candidate: expect as many changed pages as last time, plus reading them all.
             pages = max(result.data_pages, written) if self.compares else result.data_pages
@@ -253,3 +263,10 @@ def _on_wire(estimate: Estimated) -> Estimate:
 
 def _seconds(value: float) -> str:
     return "for ever" if math.isinf(value) else f"{value * 1000:.0f} ms"
+
+
+def _in_both(before: list[PageSet], pending: list[PageSet]) -> int:
+    """How many pages are in both; the former sets are used up by it: no map more is made."""
+    for sent, pages in zip(before, pending, strict=True):
+        sent &= pages
+    return sum(map(len, before))

@@ -437,6 +437,7 @@ class Sender:
             digest=self._digest,
             moved=self._moved,
             connections=self._channel.connections,
+            expected_downtime=shown.expected_downtime,
             notes=notes,
         )
 

@@ -40,6 +40,10 @@ def test_one_cell(tmp_path: Path) -> None:
     assert sum(ours["downtime_parts"].values()) == pytest.approx(ours["downtime"]["median"], abs=1e-3)
     assert 2e6 < cell["written_rate"]["median"] < 6e6
 
+    expected = [json.loads(line)["expected_seconds"] for line in file.read_text().splitlines()[1:]]
+    assert expected[0] == 0
+    assert 0 < expected[1] <= 1
+
     again = bench("vm", *WORDS, *MODES, "--runs=1", f"--output={file}", "--downtime=1s", "--resume")
     assert again.returncode == 0, again.stderr
     assert again.stderr == "", "nothing is measured again"

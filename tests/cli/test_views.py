@@ -73,6 +73,11 @@ def test_the_summary_has_qemus_words() -> None:
     }
 
 
+def test_the_downtime_stands_beside_what_was_expected() -> None:
+    line = "downtime:         60 milliseconds (pause 10 ms, last round 50 ms; expected 75 ms)"
+    assert line in summary(replace(REPORT, expected_downtime=0.075))
+
+
 def test_a_summary_with_deltas() -> None:
     line = "deltas:           40 of the normal pages (only what had changed was sent)"
     assert line in summary(replace(REPORT, delta_pages=40))

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 
 from migrated.engine.convergence import (
     STALL_ROUNDS,
+    UNSURE,
+    Changed,
     Decision,
     Measured,
     Trend,
     WireRate,
     decide,
     expected_downtime,
+    longest_downtime,
     next_throttle,
 )
 
@@ -48,6 +51,19 @@ def test_within_the_limit_it_switches_whatever_the_trend() -> None:
     assert judged(measured(), stalled) is Decision.SWITCH
 
 
+def test_while_rounds_help_the_limit_has_to_be_sure_and_then_expected() -> None:
+    each = measured(pages=1200)
+    assert expected_downtime(each) == pytest.approx(0.27)
+    assert longest_downtime(each) == pytest.approx(UNSURE * 0.24 + 0.03)
+    assert longest_downtime(each) > LIMIT
+    trend, decisions = Trend(), []
+    for _ in range(3):
+        trend = trend.after(expected_downtime(each))
+        decisions.append(decide(each, trend, downtime_limit=LIMIT, max_rounds=100))
+    assert decisions == [Decision.COPY, Decision.COPY, Decision.SWITCH]
+    assert judged(each, max_rounds=1) is Decision.SWITCH, "there is no other"
+
+
 def test_the_fixed_part_counts_against_the_limit() -> None:
     assert judged(measured(pages=0, fixed=LIMIT)) is Decision.SWITCH
     assert judged(measured(pages=0, fixed=LIMIT + 0.01)) is Decision.COPY
@@ -66,7 +82,7 @@ def test_what_the_guest_writes_until_it_stands_still_counts_too() -> None:
     assert each.unavoidable_seconds == pytest.approx(0.13)
     assert expected_downtime(each) == pytest.approx((1000 + 500) * 2000 / 1e7 + 0.13)
     assert judged(each) is Decision.COPY
-    assert judged(Measured(1000, 2000.0, 1e7, 0.03, scan_seconds=0.03)) is Decision.SWITCH
+    assert judged(Measured(900, 2000.0, 1e7, 0.03, scan_seconds=0.03)) is Decision.SWITCH
 
 
 def test_rounds_are_counted_and_the_last_one_stalls() -> None:
@@ -108,7 +124,8 @@ def test_it_switches_exactly_when_the_limit_is_kept(
     each = Measured(pages, per_page, rate, fixed)
     trend = Trend().after(expected_downtime(each))
     decision = decide(each, trend, downtime_limit=limit, max_rounds=10)
-    assert (decision is Decision.SWITCH) is (expected_downtime(each) <= limit)
+    assert (decision is Decision.SWITCH) is (longest_downtime(each) <= limit)
+    assert expected_downtime(each) <= longest_downtime(each)
 
 
 @given(st.lists(st.floats(0.31, 1e9) | st.just(math.inf), min_size=1, max_size=300), st.integers(1, 50))
@@ -129,6 +146,36 @@ def test_the_best_is_within_noise_of_the_least(expectations: list[float]) -> Non
     for expected in expectations:
         trend = trend.after(expected)
     assert trend.best * 0.95 <= min(expectations) <= trend.best
+
+
+def test_until_a_round_has_looked_all_pages_are_expected_to_have_changed() -> None:
+    assert Changed().of(100, 40) == 100
+
+
+def test_of_pages_sent_twice_in_a_row_as_many_as_it_was_have_changed() -> None:
+    changed = Changed()
+    changed.after(100, 100, 60)
+    assert changed.of(100, 100) == pytest.approx(60)
+    assert changed.of(100, 30) == pytest.approx(70 + 18)
+    changed.after(50, 0, 50)
+    assert changed.of(100, 30) == pytest.approx(70 + 18), "of them that round said nothing"
+
+
+def test_where_the_guest_writes_what_was_there_fresh_pages_have_not_changed_either() -> None:
+    changed = Changed()
+    changed.after(100, 20, 40)
+    assert changed.of(80, 0) == pytest.approx(40)
+    assert changed.of(20, 20) == 0
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 1000)] * 3)), st.integers(0, 1000), st.integers(0, 1000))
+def test_no_more_change_than_there_are(rounds: list[tuple[int, int, int]], pages: int, again: int) -> None:
+    changed = Changed()
+    for each in rounds:
+        looked, twice, found = sorted(each, reverse=True)
+        changed.after(looked, min(twice, looked), found)
+    expected = changed.of(pages, min(pages, again))
+    assert 0 <= expected <= pages * (1 + 1e-9)
 
 
 def test_the_slower_of_two_rounds_is_what_the_last_one_is_expected_to_reach() -> None:

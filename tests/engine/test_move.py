@@ -213,8 +213,7 @@ async def test_full_verification_finds_what_the_tracker_missed(sides: Any) -> No
 @pytest.fixture
 def hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds never help: ten seconds of downtime are expected after each."""
-    for module in ("precopy", "convergence"):
-        monkeypatch.setattr(f"migrated.engine.{module}.expected_downtime", lambda measured: 10.0)
+    monkeypatch.setattr("migrated.engine.convergence._downtime", lambda _measured, _slower: 10.0)
 
 
 async def test_a_limit_below_the_fixed_costs_is_named_as_such(sides: Any) -> None:

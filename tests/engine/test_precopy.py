@@ -35,12 +35,14 @@ OPTIONS = SendOptions(
 
 @dataclass
 class Round:
-    """What a round sends, what the guest writes meanwhile, for how long is compared, and whether anything has to be
-    after it."""
+    """What a round sends, and looks at in vain; what the guest writes meanwhile, from which page on; for how long is
+    compared, and whether anything has to be after it."""
 
     sends: int
     twins: int = 0
+    unchanged: int = 0
     written: int = 0
+    begin: int = 0
     compares: float = 0.0
     changed: bool = False
 
@@ -85,7 +87,8 @@ class Fakes:
 
     def collect(self) -> list[PageSet]:
         dirty = PageSet(PAGES)
-        dirty.mask[: self.pushed[-1].written] = True
+        made = self.pushed[-1]
+        dirty.mask[made.begin : made.begin + made.written] = True
         return [dirty]
 
     def set_rate(self, bytes_per_second: float) -> None:
@@ -103,7 +106,8 @@ class Fakes:
         self.twins = range(made.twins)
         wire_bytes = made.sends * PAGE_SIZE
         self.now += wire_bytes / WIRE_RATE + made.compares
-        return RoundResult(made.sends, PAGES if self.unseen.candidates else made.sends, 1, wire_bytes)
+        looked = PAGES if self.unseen.candidates else made.sends + made.unchanged
+        return RoundResult(made.sends, looked, 1, wire_bytes)
 
 
 async def pre_copy(fakes: Fakes, **changes: Any) -> list[Event]:
@@ -184,6 +188,21 @@ async def test_a_guest_that_always_has_to_be_compared_is_told_why_it_does_not_mo
     rounds = [Round(PAGES, changed=True), *[Round(100, changed=True, compares=0.4)] * 20]
     with pytest.raises(StalledError, match="it keeps giving pages back"):
         await pre_copy(Fakes(rounds))
+
+
+async def test_pages_that_the_round_before_did_not_send_are_expected_to_have_changed() -> None:
+    """Half of the second round's arrived by the first as they are: that says nothing of others, only of the same."""
+    fakes = Fakes(
+        [
+            Round(PAGES, written=20_000),
+            Round(10_000, unchanged=10_000, written=15_000, begin=20_000),
+            Round(15_000, written=5000, begin=20_000),
+        ]
+    )
+    events = await pre_copy(fakes)
+    estimates = [event for event in events if isinstance(event, Estimated)]
+    changed = [event.remaining_wire_bytes / PAGE_SIZE for event in estimates]
+    assert changed == pytest.approx([20_000, 15_000, 2500])
 
 
 async def test_comparing_copies_says_nothing_of_the_link() -> None:

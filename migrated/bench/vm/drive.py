@@ -36,7 +36,8 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A migration by its own account: seconds and bytes. ``parts`` of the downtime are known for ours only."""
+    """A migration by its own account: seconds and bytes. ``parts`` of the downtime, and what it was expected to be, are
+    known for ours only."""
 
     status: Status
     why: str = ""
@@ -45,6 +46,7 @@ class Outcome:
     parts: Mapping[str, float] = field(default_factory=dict)
     rounds: int = 0
     sent_bytes: int = 0
+    expected_seconds: float = 0.0
 
 
 def by_qemu(
@@ -120,4 +122,5 @@ def by_migrated(
         report["downtime_parts"],
         report["rounds"],
         report["wire_bytes"],
+        report["expected_downtime"],
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrated.bench.hosts import Link
-from migrated.bench.noise import busy_seconds, probe
+from migrated.bench.noise import busy_seconds, probe, stolen_seconds
 from migrated.bench.service import Service
 from migrated.bench.vm.drive import Outcome, Status, by_migrated, by_qemu
 from migrated.bench.vm.heart import Heart
@@ -53,13 +53,14 @@ def measure(scene: Scene, step: Step) -> Measurement:
     ):
         source.wait_for_beats(_SETTLE_BEATS)
         pages = _Written(source.console)
-        sent, busy = link.sent_bytes(), busy_seconds()
+        sent, busy, stolen = link.sent_bytes(), busy_seconds(), stolen_seconds()
         heart = Heart(source.console, destination.console)
         heart.start()
         try:
             started = time.monotonic()
             outcome = _migrate(scene, step, source, destination)
             sent, busy = link.sent_bytes() - sent, busy_seconds() - busy
+            stolen = stolen_seconds() - stolen
             completed = outcome.status is Status.COMPLETED
             fault = ""
             if completed and not heart.wait_for_beats_there(_ARRIVED_BEATS, _ARRIVAL_SECONDS):
@@ -87,7 +88,9 @@ def measure(scene: Scene, step: Step) -> Measurement:
         switch_seconds=heart.switch,
         intact=not fault,
         written_rate=written,
+        expected_seconds=outcome.expected_seconds,
         busy_seconds=busy,
+        stolen_seconds=stolen,
         probe_seconds=probed,
         elapsed_seconds=time.monotonic() - began,
     )

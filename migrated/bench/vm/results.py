@@ -23,7 +23,9 @@ class Measurement:
     ``arrived_seconds``: from the command until the guest's first beat there, the client's own start included.
     ``gap_seconds``: the longest time without a beat. ``switch_seconds``: from the last beat here to the first there.
     ``link_bytes``: by the interface's counter. ``written_rate``: bytes a second that the guest rewrote, by itself.
-    ``busy_seconds``: processor seconds of the whole host meanwhile. ``probe_seconds``: a fixed piece of work, before.
+    ``expected_seconds``: what the downtime was expected to be when the guest was paused; ours only.
+    ``busy_seconds``: processor seconds of the whole host meanwhile; ``stolen_seconds``: those that it wanted and
+    another guest of the same machine got. ``probe_seconds``: a fixed piece of work, before.
     ``elapsed_seconds``: of the whole measurement, machines started and memory checked.
     """
 
@@ -44,7 +46,9 @@ class Measurement:
     switch_seconds: float = 0.0
     intact: bool = False
     written_rate: float = 0.0
+    expected_seconds: float = 0.0
     busy_seconds: float = 0.0
+    stolen_seconds: float = 0.0
     probe_seconds: float = 0.0
     elapsed_seconds: float = 0.0
 
