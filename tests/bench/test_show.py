@@ -44,6 +44,8 @@ def test_a_cell(made: Make) -> None:
             2,
             total_seconds=3.0,
             parts={"pause": 0.006, "last round": 0.05},
+            expected_seconds=0.07,
+            stolen_seconds=0.02,
             written_rate=4e7,
         ),
     )
@@ -55,9 +57,10 @@ def test_a_cell(made: Make) -> None:
     assert "no such mode" in row(text, "qemu:compress")
     assert "2.50 (2.00-3.00)" in row(text, "migrated:zstd")
     assert "0.50" in row(text, "migrated:zstd")
-    assert "downtime of migrated:zstd, ms: pause 6, last round 50" in text
+    assert "downtime of migrated:zstd, ms: pause 6, last round 50; expected 70" in text
     assert "qemu:xbzrle: not done after 90 s" in text
     assert "noise of this host: a fixed piece of work took 50 ms (50-50)" in text
+    assert "of its processors' time others got 0 ms a migration (0-20)" in " ".join(text.split())
 
 
 def test_a_cell_that_is_not_scored(made: Make) -> None:

@@ -103,14 +103,17 @@ def _below(cell: CellSummary) -> Iterator[str]:
             names = [name for name in _PARTS if name in mode.parts]
             names += [name for name in mode.parts if name not in names]
             split = ", ".join(f"{name} {1000 * mode.parts[name]:.0f}" for name in names)
-            yield f"downtime of {mode.mode}, ms: {split}"
+            expected = f"; expected {_spread(mode.expected, 1000, 0)}" if mode.expected else ""
+            yield f"downtime of {mode.mode}, ms: {split}{expected}"
     for mode in cell.modes:
         if mode.why:
             yield f"{mode.mode}: {'' if mode.intact else 'WRONG: '}{mode.why}"
-    probe = cell.probe
+    probe, stolen = cell.probe, cell.stolen
     yield (
         f"noise of this host: a fixed piece of work took {1000 * probe.median:.0f} ms "
-        f"({1000 * probe.low:.0f}-{1000 * probe.high:.0f}), up to {probe.high / probe.low - 1:+.0%}"
+        f"({1000 * probe.low:.0f}-{1000 * probe.high:.0f}), up to {probe.high / probe.low - 1:+.0%}; "
+        f"of its processors' time others got {1000 * stolen.median:.0f} ms a migration "
+        f"({1000 * stolen.low:.0f}-{1000 * stolen.high:.0f})"
     )
 
 

@@ -31,7 +31,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """A mode in a cell, over the runs that completed. ``parts`` are medians, ``why`` is of the first that did not."""
+    """A mode in a cell, over the runs that completed. ``parts`` are medians, ``why`` is of the first that did not;
+    ``expected`` is what ours expected of the downtime."""
 
     mode: str
     runs: int
@@ -41,6 +42,7 @@ class ModeSummary:
     why: str
     total: Spread | None
     downtime: Spread | None
+    expected: Spread | None
     gap: Spread | None
     switch: Spread | None
     arrived: Spread | None
@@ -57,13 +59,15 @@ class ModeSummary:
 
 @dataclass(frozen=True)
 class CellSummary:
-    """A cell. ``best`` is QEMU's mode with the lowest median total time of those that always moved the guest intact."""
+    """A cell. ``best`` is QEMU's mode with the lowest median total time of those that always moved the guest intact;
+    ``stolen`` are the seconds of a processor that another guest of the same machine got during a migration."""
 
     link: str
     guest: str
     modes: tuple[ModeSummary, ...]
     best: ModeSummary | None
     probe: Spread
+    stolen: Spread
     written_rate: Spread | None
 
     @property
@@ -95,13 +99,16 @@ def _cell(link: str, guest: str, by_mode: Mapping[str, Sequence[Measurement]]) -
     ]
     every = [each for runs in by_mode.values() for each in runs]
     probe = Spread.of([each.probe_seconds for each in every])
+    stolen = Spread.of([each.stolen_seconds for each in every])
     assert probe is not None
+    assert stolen is not None
     return CellSummary(
         link,
         guest,
         tuple(modes),
         min(steady, key=lambda each: each.total.median if each.total else 0.0, default=None),
         probe,
+        stolen,
         Spread.of([each.written_rate for each in every if each.written_rate]),
     )
 
@@ -126,6 +133,7 @@ def _mode(mode: str, runs: Sequence[Measurement]) -> ModeSummary:
         why=next((each.why for each in sorted(runs, key=lambda each: each.intact) if each.why), ""),
         total=spread(lambda each: each.total_seconds),
         downtime=spread(lambda each: each.downtime_seconds),
+        expected=Spread.of([each.expected_seconds for each in completed if each.expected_seconds]),
         gap=spread(lambda each: each.gap_seconds),
         switch=spread(lambda each: each.switch_seconds),
         arrived=spread(lambda each: each.arrived_seconds),
@@ -136,7 +144,7 @@ def _mode(mode: str, runs: Sequence[Measurement]) -> ModeSummary:
     )
 
 
-_FIGURES = ("total", "downtime", "gap", "switch", "arrived", "link_bytes", "busy", "rounds")
+_FIGURES = ("total", "downtime", "expected", "gap", "switch", "arrived", "link_bytes", "busy", "rounds")
 _COMPARED = ("total", "downtime", "gap", "switch", "link_bytes")
 
 
@@ -149,6 +157,7 @@ def as_plain(cells: Iterable[CellSummary]) -> list[dict[str, Any]]:
             "scored": cell.scored,
             "best_qemu_mode": cell.best.mode if cell.best else None,
             "probe_seconds": cell.probe.__dict__,
+            "stolen_seconds": cell.stolen.__dict__,
             "written_rate": cell.written_rate.__dict__ if cell.written_rate else None,
             "modes": [_plain_mode(cell, mode) for mode in cell.modes],
         }
