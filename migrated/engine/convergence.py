@@ -65,7 +65,7 @@ _SETTLED_ROUNDS = 2
 
 UNSURE = 1.25
 """How much longer than by the rounds before the last one may take to send. Of 20 last rounds over 1 Gb/s, of guests
-that wrote 80 MB/s, 4 took longer than this, the longest 1.41: what the fixed costs are less than expected covers it."""
+that wrote 80 MB/s, 3 took longer than this, the longest 1.41: what the fixed costs are less than expected covers it."""
 
 _BETTER = 0.95
 """What counts as a new best: a gain of 5 %, more than the noise of two equal rounds."""
