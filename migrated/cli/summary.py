@@ -46,10 +46,11 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _parts(report: Report) -> str:
-    said = [", ".join(f"{name} {format_duration(each)}" for name, each in report.downtime_parts.items())]
-    if report.expected_downtime is not None:
-        said.append(f"expected {format_duration(report.expected_downtime)}")
-    return f" ({'; '.join(filter(None, said))})" if any(said) else ""
+    parts = ", ".join(f"{name} {format_duration(each)}" for name, each in report.downtime_parts.items())
+    seconds = report.expected_downtime
+    expected = "" if seconds is None else f"expected {format_duration(seconds)}"
+    said = "; ".join(filter(None, (parts, expected)))
+    return f" ({said})" if said else ""
 
 
 def _kbytes(size: int) -> str:

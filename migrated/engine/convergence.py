@@ -167,7 +167,7 @@ class Changed:
         return (pages - again) * self._fresh + again * self._again
 
     def after(self, pages: float, again: float, changed: float) -> None:
-        """A round of such pages found so many that had changed."""
+        """A round of such pages found so many that had changed, those of zeros left out: they take next to nothing."""
         fresh = pages - again
         if fresh:
             self._fresh = min(1.0, changed / fresh)

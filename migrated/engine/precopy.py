@@ -98,7 +98,7 @@ class PreCopy:
             for pages, more in zip(pending, unseen, strict=True):
                 pages |= more
             self._again = await in_thread(_in_both, before, pending)
-            before = []
+            before = []  # a map less while the next round goes on
             measured = self._measure(
                 pending,
                 result,

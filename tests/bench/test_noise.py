@@ -3,7 +3,7 @@
 from migrated.bench.noise import busy_seconds, probe, stolen_seconds
 
 
-def test_work_is_counted_as_busy_and_never_as_stolen_back() -> None:
+def test_work_counts_as_busy_and_what_was_stolen_never_gets_less() -> None:
     busy, stolen = busy_seconds(), stolen_seconds()
     while busy_seconds() - busy < 0.1:
         assert probe() > 0
