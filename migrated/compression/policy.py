@@ -6,8 +6,8 @@ A batch takes three things, one after the other, while other batches take the ot
     link    its bytes on the wire
     there   the other side's workers: unpacking and writing
 
-The slowest of the three is what a byte of memory costs in the end, and the policy takes what makes that the least. Of
-all codecs and levels that are known only those are worth a thought that lie on the lower convex hull of (CPU seconds,
+The slowest of the three is what a byte of memory costs in the end, and the policy takes what makes that the least, or
+nearly the least with fewer bytes on the wire. Of all codecs and levels that are known only those are worth a thought that lie on the lower convex hull of (CPU seconds,
 wire bytes) per byte of memory: a mix of two neighbours beats any other. They are the rungs of a ladder, from none to
 the densest, and the best place is a rung or between two of them, where workers and link are busy at the same time.
 
@@ -19,7 +19,7 @@ the densest, and the best place is a rung or between two of them, where workers 
           |       ` .    x zlib
           |            o zstd 1
           |                ` - - o zstd 6
-          +----------------------------- CPU of both sides
+          +----------------------------- CPU time of the workers on both sides
 
 Nothing is assumed of link, cores or guest. What a codec takes is sampled and followed; how much longer than its CPU
 time a batch takes the workers tells of the cores, also those that others use; the destination says what its workers
@@ -38,6 +38,7 @@ from migrated.compression.layout import RAW
 __all__ = [
     "FAST_LINK",
     "NONE",
+    "SHARED_LINK",
     "START_BYTES",
     "SURELY",
     "Auto",
@@ -69,11 +70,6 @@ class Cost:
     seconds: float
     wire: float
     unpacking: float = 0.0
-
-    @property
-    def both(self) -> float:
-        """CPU seconds on both sides: the destination usually gives fewer workers to it."""
-        return self.seconds + self.unpacking
 
     def towards(self, other: "Cost", share: float) -> "Cost":
         """What lies so far on the way from this one to ``other``."""
@@ -168,28 +164,36 @@ SURELY = 1.1
 that are not, the guest's or the event loop's."""
 
 _FRUGAL = 0.03
-"""Weight of the ones that are not the slowest: of choices that take as long, the one that takes less of all."""
+"""Weight of the workers' times, also where they are not what is slow: of choices that take as long, the one that takes
+less of them."""
+
+SHARED_LINK = 0.15
+"""Weight of the link's time. Who is about to give more bytes to a link that is nearly as slow as the workers are taken
+to be has mostly taken the moment's other load of the cores for theirs; and links are shared."""
 
 
-def hull(costs: Mapping[Rung, Cost]) -> tuple[Rung, ...]:
-    """The rungs worth using, from NONE upwards: the lower convex hull of their costs."""
+def hull(costs: Mapping[Rung, Cost], far: float = 1.0) -> tuple[Rung, ...]:
+    """The rungs worth using, from NONE upwards: the lower convex hull of their costs. A second of a worker there is as
+    dear as ``far`` seconds of one here: as many workers as there are here for each one there."""
+    points = {rung: (cost.seconds + far * cost.unpacking, cost.wire) for rung, cost in costs.items()}
+    points[NONE] = (0.0, 1.0)
     kept: list[Rung] = [NONE]
-    points = {NONE: _FREE} | dict(costs)
-    for rung in sorted(costs, key=lambda each: costs[each].both):
-        here = points[rung]
-        if rung == NONE or here.wire >= points[kept[-1]].wire * (1 - _WORTH):
+    for rung in sorted(costs, key=points.__getitem__):
+        if rung == NONE or points[rung][1] >= points[kept[-1]][1] * (1 - _WORTH):
             continue
-        while len(kept) > 1 and _above(points[kept[-2]], points[kept[-1]], here):
+        while len(kept) > 1 and _above(points[kept[-2]], points[kept[-1]], points[rung]):
             kept.pop()
         kept.append(rung)
     return tuple(kept)
 
 
-def _above(left: Cost, middle: Cost, right: Cost) -> bool:
+_Point = tuple[float, float]
+"""Seconds of workers and wire bytes, for a byte of memory."""
+
+
+def _above(left: _Point, middle: _Point, right: _Point) -> bool:
     """Whether ``middle`` lies on or above the line from ``left`` to ``right``."""
-    return (middle.wire - left.wire) * (right.both - left.both) >= (right.wire - left.wire) * (
-        middle.both - left.both
-    )
+    return (middle[1] - left[1]) * (right[0] - left[0]) >= (right[1] - left[1]) * (middle[0] - left[0])
 
 
 def running_mean(before: float, now: float, weight: float = _FRESH) -> float:
@@ -226,7 +230,8 @@ class _Place:
 
     @property
     def cost(self) -> float:
-        return max(self.here, self.link, self.there) + _FRUGAL * (self.here + self.link + self.there)
+        slowest = max(self.here, self.link, self.there)
+        return slowest + _FRUGAL * (self.here + self.there) + SHARED_LINK * self.link
 
     @property
     def why(self) -> Why:
@@ -265,13 +270,18 @@ class Auto:
     @property
     def ladder(self) -> tuple[Rung, ...]:
         """The rungs in use now; one until something was measured."""
-        return hull(self._known) if self._sampled else (self._first,)
+        return self._hull(self._known) if self._sampled else (self._first,)
 
     @property
     def _known(self) -> dict[Rung, Cost]:
-        """What each rung takes for the pages that come now."""
+        """What each rung takes for the pages that come now, beyond none at all.
+
+        Of unpacking that is what the quickest does not take: a worker there is as long at work on pages as they are,
+        whose bytes nobody has touched on that core yet (LZ4's 1.25 ns of CPU time a byte of memory, none's 1.36).
+        """
+        quickest = min((cost.unpacking for cost in self._sampled.values()), default=0.0)
         return {
-            rung: Cost(cost.seconds, _left_of(cost.wire, self._hardness), cost.unpacking)
+            rung: Cost(cost.seconds, _left_of(cost.wire, self._hardness), cost.unpacking - quickest)
             for rung, cost in self._sampled.items()
         }
 
@@ -417,8 +427,11 @@ class Auto:
         look = self._place(known, self._first, self._first, 0.0)
         return self._first if max(look.here, look.there) < _LOOK_SHARE * self._link else NONE
 
+    def _hull(self, known: Mapping[Rung, Cost]) -> tuple[Rung, ...]:
+        return hull(known, self._workers / self._far_workers)
+
     def _places(self, known: Mapping[Rung, Cost]) -> Iterator[_Place]:
-        ladder = hull(known)
+        ladder = self._hull(known)
         yield self._place(known, ladder[0], ladder[0], 0.0)
         for low, high in pairwise(ladder):
             for step in range(1, _MIXES + 1):

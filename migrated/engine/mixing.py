@@ -9,7 +9,7 @@ surely pays.
 from collections.abc import Iterator
 from itertools import islice, pairwise
 
-from migrated.compression.policy import NONE, START_BYTES, SURELY, Cost, Rung, hull
+from migrated.compression.policy import NONE, SHARED_LINK, START_BYTES, SURELY, Cost, Rung, hull
 from migrated.engine.costs import Hosts, Memory, Mix, page_seconds
 from migrated.engine.options import AUTO_RUNGS
 from migrated.pages import PAGE_SIZE
@@ -23,7 +23,7 @@ _Ladder = tuple[Rung, ...]
 
 
 def mix_at_rest(memory: Memory, hosts: Hosts) -> Mix:
-    """The fastest mix of two neighbours on the hull of costs."""
+    """The fastest mix of two neighbours on the hull of costs, or one that is nearly as fast and sends less."""
     return _mix(*_rest(memory, hosts))
 
 
@@ -46,12 +46,13 @@ def mix_at_first(memory: Memory, hosts: Hosts, *, pages: int, sizes: Iterator[in
 
 def _rest(memory: Memory, hosts: Hosts) -> tuple[_Ladder, float]:
     """The ladder, and the place on it where pages are the fastest."""
-    ladder = hull(_codec_costs(memory))
+    ladder = hull(_codec_costs(memory), hosts.workers / hosts.far_workers)
     places = [low + step / _MIX_STEPS for low, _ in enumerate(pairwise(ladder)) for step in range(_MIX_STEPS)]
     places.append(len(ladder) - 1.0)
 
     def seconds(place: float) -> float:
-        return page_seconds(memory.mixed(_mix(ladder, place)), hosts)[0]
+        cost = memory.mixed(_mix(ladder, place))
+        return page_seconds(cost, hosts)[0] + SHARED_LINK * cost.wire / hosts.link
 
     best = min(places, key=seconds)  # of equals the first: less work for the workers
     return ladder, best if seconds(best) * SURELY < seconds(0.0) else 0.0

@@ -14,8 +14,10 @@ STEP = 1e-3
 BATCH, SMALLEST = 4e6, 256e3
 """The first ones are small, and double up to the largest: see :mod:`migrated.engine.cutting`."""
 
-_READING, _WRITING = 0.7e-9, 1.0e-9
+_READING, _WRITING = 0.7e-9, 0.6e-9
 """CPU seconds of a worker for a byte of memory, besides the codec."""
+_CHECKING = 0.6e-9
+"""CPU seconds of a worker there for a byte on the wire: it comes from another core."""
 _SOCKET = 0.35e-9
 """CPU seconds of an event loop for a byte on the wire, on either side."""
 _BUFFERS = 4e6
@@ -175,7 +177,8 @@ class Pipeline:
     def _unpack(self, there: float) -> int:
         while self._arrived and len(self._unpacking) < self.far_workers:
             batch = self._arrived.popleft()
-            batch.left = batch.size * (_WRITING + self._cost(batch.rung).unpacking) * self.far_factor
+            cost = self._cost(batch.rung)
+            batch.left = batch.size * self.far_factor * (_WRITING + _CHECKING * cost.wire + cost.unpacking)
             self._unpacking.append(batch)
         for batch in self._unpacking:
             batch.left -= STEP * there

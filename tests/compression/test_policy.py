@@ -49,6 +49,10 @@ def test_the_ladder_of_real_memory_keeps_what_no_mix_beats() -> None:
     assert ZLIB not in ladder, "it is as fast to make as zstd, and takes longer to unpack"
 
 
+def test_where_few_workers_unpack_what_they_take_weighs_more() -> None:
+    assert LZ4 in hull(GUEST, far=4.0), "it takes longer to make than snappy, and less to unpack"
+
+
 def test_noise_has_no_ladder() -> None:
     assert hull(NOISE) == (NONE,)
 
@@ -58,11 +62,16 @@ def test_noise_has_no_ladder() -> None:
         st.sampled_from(RUNGS),
         st.builds(Cost, st.floats(1e-10, 1e-6), st.floats(0.0, 1.1), st.floats(0.0, 1e-6)),
         max_size=6,
-    )
+    ),
+    st.sampled_from([0.5, 1.0, 2.0, 8.0]),
 )
-def test_each_rung_costs_more_and_saves_less_than_the_one_below(costs: dict[Rung, Cost]) -> None:
-    points = [Cost(0.0, 1.0), *(costs[rung] for rung in hull(costs)[1:])]
-    slopes = [(left.wire - right.wire) / (right.both - left.both) for left, right in pairwise(points)]
+def test_each_rung_costs_more_and_saves_less_than_the_one_below(costs: dict[Rung, Cost], far: float) -> None:
+    points = [Cost(0.0, 1.0), *(costs[rung] for rung in hull(costs, far)[1:])]
+    slopes = [
+        (left.wire - right.wire)
+        / (right.seconds + far * right.unpacking - left.seconds - far * left.unpacking)
+        for left, right in pairwise(points)
+    ]
     assert all(slope > 0 for slope in slopes)
     assert slopes == sorted(slopes, reverse=True)
 
@@ -159,6 +168,32 @@ def test_a_slow_destination_is_not_given_more_to_do() -> None:
     made.run(150)
     made.run(100)
     assert made.used.most_common(1)[0][0] == NONE
+
+
+TEXT = {
+    rung: Cost(packing * 1e-9, wire, unpacking * 1e-9)
+    for rung, packing, wire, unpacking in (
+        (LZ4, 1.2, 0.244, 0.81),
+        (SNAPPY, 1.7, 0.251, 0.62),
+        (ZLIB, 1.7, 0.184, 1.14),
+        (ZSTD, 2.4, 0.17, 0.93),
+    )
+}
+"""A guest full of text, as sampled while others used the cores, too."""
+
+
+def test_a_destination_that_waits_for_its_memory_is_not_sent_more_bytes() -> None:
+    """Pages that its own host gives it only now take it 14 us each, with whatever codec: 4.5 ns a byte, say."""
+    auto = Auto(RUNGS, workers=2)
+    auto.sampled(TEXT)
+    send(auto, asleep=0.95)
+    chosen = []
+    for _ in range(60):
+        auto.packed(LZ4, 2 << 20, 512_000, codec_seconds=0.0024, cpu_seconds=0.0038, seconds=2.2 * 0.0038)
+        auto.sent(LZ4, 512_000, 0.004, asleep=0.0038, waited=True, there=4.5e-9)
+        chosen.append(auto.choose())
+    assert chosen[-1].why is Why.DESTINATION
+    assert NONE not in {choice.rung for choice in chosen[20:]}
 
 
 def test_before_anything_is_known_nothing_is_compressed_and_then_the_first_is_taken() -> None:
