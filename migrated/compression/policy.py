@@ -7,9 +7,10 @@ A batch takes three things, one after the other, while other batches take the ot
     there   the other side's workers: unpacking and writing
 
 The slowest of the three is what a byte of memory costs in the end, and the policy takes what makes that the least, or
-nearly the least with fewer bytes on the wire. Of all codecs and levels that are known only those are worth a thought that lie on the lower convex hull of (CPU seconds,
-wire bytes) per byte of memory: a mix of two neighbours beats any other. They are the rungs of a ladder, from none to
-the densest, and the best place is a rung or between two of them, where workers and link are busy at the same time.
+nearly the least with fewer bytes on the wire. Of all codecs and levels that are known only those are worth a thought
+that lie on the lower convex hull of (CPU seconds, wire bytes) per byte of memory: a mix of two neighbours beats any
+other. They are the rungs of a ladder, from none to the densest, and the best place is a rung or between two of them,
+where workers and link are busy at the same time.
 
           wire
         1 o none
