@@ -16,6 +16,7 @@ SETTINGS = {
     "fill": 512 << 20,
     "downtime": 0.3,
     "accelerator": "tcg",
+    "warm": True,
     "contents": {"content-mixed-256M-00.img": {"digest": "ab", "lz4": 2.1, "zstd": 2.7}},
 }
 
@@ -51,6 +52,7 @@ def test_a_cell(made: Make) -> None:
     )
     assert "2 cores (Abacus), Linux 6.18, QEMU 7.2.22, tcg" in text
     assert "mixed lz4 2.1, zstd 2.7" in text
+    assert "the destination takes memory that this host has had in use" in text
     assert "1 Gb/s, idle, rewrites 40 MB/s - 2 runs of each mode" in text
     assert "*" in row(text, "qemu:none")
     assert "never" in row(text, "qemu:xbzrle")

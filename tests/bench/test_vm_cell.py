@@ -48,9 +48,10 @@ def test_one_cell(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert again.stderr == "", "nothing is measured again"
     assert "migrated:lz4" in again.stdout
-    other = bench("vm", *WORDS, *MODES, "--runs=1", f"--output={file}", "--downtime=2s", "--resume")
+    other = bench("vm", *WORDS, *MODES, "--runs=1", f"--output={file}", "--downtime=2s", "--cold", "--resume")
     assert other.returncode == 2
     assert "downtime was 1.0 and is 2.0" in other.stderr
+    assert "warm was True and is False" in other.stderr
 
 
 def leftovers(pid: int) -> set[str]:

@@ -13,6 +13,7 @@ from migrated.bench.vm.machine import Console, Machine
 from migrated.bench.vm.plan import Step
 from migrated.bench.vm.results import Measurement
 from migrated.bench.vm.snapshot import Snapshot
+from migrated.bench.warm import WarmPages
 from migrated.errors import GuestError
 
 __all__ = ["HERE", "THERE", "Scene", "measure"]
@@ -29,7 +30,8 @@ _ARRIVAL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Scene:
-    """Where it happens. ``service`` serves on the destination, and knows the machine ``there`` as ``vm``."""
+    """Where it happens. ``service`` serves on the destination, and knows the machine ``there`` as ``vm``; ``warm`` bytes
+    of memory are in use until it takes them."""
 
     folder: Path
     link: Link
@@ -37,6 +39,7 @@ class Scene:
     service: Service
     downtime: float
     patience: float
+    warm: int = 0
 
 
 def measure(scene: Scene, step: Step) -> Measurement:
@@ -50,6 +53,7 @@ def measure(scene: Scene, step: Step) -> Measurement:
     with (
         scene.snapshot.start(folder, HERE, link.source) as source,
         Machine(folder, THERE, link.destination, scene.snapshot.spec, waits=True) as destination,
+        WarmPages(scene.warm, destination.memory),
     ):
         source.wait_for_beats(_SETTLE_BEATS)
         pages = _Written(source.console)

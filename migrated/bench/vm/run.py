@@ -45,7 +45,8 @@ _GUESS_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Machinery:
-    """What holds for every measurement: bytes, seconds. ``fill`` is what the guest fills of its ``memory``."""
+    """What holds for every measurement: bytes, seconds. ``fill`` is what the guest fills of its ``memory``; ``warm``
+    says that as much memory of this host is kept in use until the destination takes it."""
 
     memory: int = 1 << 30
     fill: int = 512 << 20
@@ -53,6 +54,7 @@ class Machinery:
     downtime: float = 0.3
     patience: float = 90.0
     accelerator: str = "tcg"
+    warm: bool = True
 
 
 def check_host() -> None:
@@ -117,7 +119,9 @@ def run(machinery: Machinery, steps: Sequence[Step], results: Results, tell: Tel
             for rate, of_link in groupby(of_guest, key=lambda step: step.cell.link):
                 target = {"vm": f"qemu:{folder / THERE}.qmp"}
                 with link(rate.tc) as between, Service(folder, between.destination, target) as service:
-                    scene = Scene(folder, between, snapshot, service, machinery.downtime, machinery.patience)
+                    limits = {"downtime": machinery.downtime, "patience": machinery.patience}
+                    warm = machinery.memory if machinery.warm else 0
+                    scene = Scene(folder, between, snapshot, service, **limits, warm=warm)
                     for step in of_link:
                         if results.done(step):
                             continue  # hopeless by now

@@ -43,6 +43,7 @@ def _head(results: Results) -> Iterator[str]:
     yield (
         f"VM of {format_size(settings.get('memory', 0))}, {format_size(settings.get('fill', 0))} of it filled "
         f"(ratio at 256 KiB: {ratios}); downtime limit {format_duration(settings.get('downtime', 0.0))}"
+        + ("; the destination takes memory that this host has had in use" if settings.get("warm") else "")
     )
     yield (
         "median (lowest-highest); x: to QEMU's best mode, marked *; down: the downtime as the tool reports it (QEMU's "
