@@ -30,8 +30,8 @@ _ARRIVAL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Scene:
-    """Where it happens. ``service`` serves on the destination, and knows the machine ``there`` as ``vm``; ``warm`` bytes
-    of memory are in use until it takes them."""
+    """Where it happens. ``service`` serves on the destination, and knows the machine ``there`` as ``vm``, which takes
+    ``warm`` bytes of memory that are in use until then."""
 
     folder: Path
     link: Link
