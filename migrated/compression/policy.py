@@ -169,8 +169,8 @@ _FRUGAL = 0.03
 less of them."""
 
 SHARED_LINK = 0.15
-"""Weight of the link's time. Who is about to give more bytes to a link that is nearly as slow as the workers are taken
-to be has mostly taken the moment's other load of the cores for theirs; and links are shared."""
+"""Weight of the link's time, also where it is not what is slow. Links are shared; and where workers seem to be a little
+slower than the link, it is mostly a moment's other load of the cores."""
 
 
 def hull(costs: Mapping[Rung, Cost], far: float = 1.0) -> tuple[Rung, ...]:
