@@ -26,18 +26,29 @@ GUEST = {
         (ZSTD6, 73, 2.7, 640),
     )
 }
+
+
+def sampled(*rows: tuple[Rung, float, float, float]) -> dict[Rung, Cost]:
+    """Of each rung the nanoseconds that packing takes a byte, what is left of it, and those of unpacking."""
+    return {rung: Cost(packing * 1e-9, wire, unpacking * 1e-9) for rung, packing, wire, unpacking in rows}
+
+
 # A small Debian guest beside a page file of text, under this project's own sampling.
-SMALL = {
-    rung: Cost(packing * 1e-9, wire, unpacking * 1e-9)
-    for rung, packing, wire, unpacking in (
-        (LZ4, 2.1, 0.49, 0.43),
-        (SNAPPY, 2.6, 0.455, 0.8),
-        (ZLIB, 3.2, 0.37, 2.15),
-        (ZSTD, 4.9, 0.34, 1.55),
-        (ZSTD3, 7.9, 0.336, 1.6),
-        (ZSTD6, 17.7, 0.31, 1.4),
-    )
-}
+SMALL = sampled(
+    (LZ4, 2.1, 0.49, 0.43),
+    (SNAPPY, 2.6, 0.455, 0.8),
+    (ZLIB, 3.2, 0.37, 2.15),
+    (ZSTD, 4.9, 0.34, 1.55),
+    (ZSTD3, 7.9, 0.336, 1.6),
+    (ZSTD6, 17.7, 0.31, 1.4),
+)
+# One full of text, while others used the cores, too.
+TEXT = sampled(
+    (LZ4, 1.2, 0.244, 0.81),
+    (SNAPPY, 1.7, 0.251, 0.62),
+    (ZLIB, 1.7, 0.184, 1.14),
+    (ZSTD, 2.4, 0.17, 0.93),
+)
 NOISE = {rung: Cost(cost.seconds / 4, 0.999) for rung, cost in GUEST.items()}
 
 
@@ -168,18 +179,6 @@ def test_a_slow_destination_is_not_given_more_to_do() -> None:
     made.run(150)
     made.run(100)
     assert made.used.most_common(1)[0][0] == NONE
-
-
-TEXT = {
-    rung: Cost(packing * 1e-9, wire, unpacking * 1e-9)
-    for rung, packing, wire, unpacking in (
-        (LZ4, 1.2, 0.244, 0.81),
-        (SNAPPY, 1.7, 0.251, 0.62),
-        (ZLIB, 1.7, 0.184, 1.14),
-        (ZSTD, 2.4, 0.17, 0.93),
-    )
-}
-"""A guest full of text, as sampled while others used the cores, too."""
 
 
 def test_a_destination_that_waits_for_its_memory_is_not_sent_more_bytes() -> None:

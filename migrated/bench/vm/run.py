@@ -119,9 +119,9 @@ def run(machinery: Machinery, steps: Sequence[Step], results: Results, tell: Tel
             for rate, of_link in groupby(of_guest, key=lambda step: step.cell.link):
                 target = {"vm": f"qemu:{folder / THERE}.qmp"}
                 with link(rate.tc) as between, Service(folder, between.destination, target) as service:
-                    limits = {"downtime": machinery.downtime, "patience": machinery.patience}
+                    limits = (machinery.downtime, machinery.patience)
                     warm = machinery.memory if machinery.warm else 0
-                    scene = Scene(folder, between, snapshot, service, **limits, warm=warm)
+                    scene = Scene(folder, between, snapshot, service, *limits, warm)
                     for step in of_link:
                         if results.done(step):
                             continue  # hopeless by now
