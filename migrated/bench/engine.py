@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from migrated.bench.demo_guest import Guest
 from migrated.bench.hosts import Link, link, loopback, memory_folder
+from migrated.bench.jobs import job_costs
 from migrated.bench.noise import busy_seconds
 from migrated.bench.pss import PssWatch
 from migrated.bench.service import MIGRATED, Service, send
@@ -104,8 +105,10 @@ def _move(
     with tempfile.TemporaryDirectory(prefix="migrated-bench-", dir=memory_folder()) as name:
         folder = Path(name)
         arrived = folder / "arrived.mem"
+        # An idle guest is one that does not even look whether its memory is right.
+        idle = ("--verify-rate=0",) if dirty_rate == "0" else ()
         with (
-            Guest(folder / "guest.mem", size, dirty_rate, (_mix(used),)) as guest,
+            Guest(folder / "guest.mem", size, dirty_rate, (_mix(used), *idle)) as guest,
             Service(folder, between.destination, {"guest": f"shm:{arrived}"}, programs[0]) as service,
             WarmPages(warm, arrived),
         ):
@@ -269,6 +272,15 @@ def loop(runs: int) -> Figures:
     return figures
 
 
+def jobs(runs: int) -> Figures:
+    """What a worker's job costs besides its work, and what it would through the executor that starts the workers."""
+    figures: Figures = {}
+    for _ in range(runs):
+        for name, value in job_costs().items():
+            figures.setdefault(name, []).append(value)
+    return figures
+
+
 PARTS: dict[str, Callable[[int], Figures]] = {
     "throughput": throughput,
     "files": files,
@@ -277,5 +289,6 @@ PARTS: dict[str, Callable[[int], Figures]] = {
     "memory": memory,
     "growth": growth,
     "loop": loop,
+    "jobs": jobs,
 }
 """What can be measured, by name; each takes the number of runs. ``link`` and ``far`` take root."""

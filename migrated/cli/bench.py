@@ -54,12 +54,13 @@ def engine(
     only: Annotated[
         str,
         typer.Option(
-            "--only", metavar="PART", help="One of throughput, files, link, far, memory, growth, loop."
+            "--only", metavar="PART", help="One of throughput, files, link, far, memory, growth, loop, jobs."
         ),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Measure throughput, use of 1 Gb/s links near and far (takes root), memory, growth with the guest, event loops.
+    """Measure throughput, use of 1 Gb/s links near and far (takes root), memory, growth with the guest, event loops,
+    the workers' jobs.
 
     A demo guest's memory is copied from one process to another, both on this host.
     """

@@ -5,20 +5,19 @@ pools are never shared. The event loop only ever sees slot numbers and the views
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from migrated.compression import fork_server, worker
+from migrated.compression import worker
 from migrated.compression.delta_cache import cache_size
 from migrated.compression.digest import region_sum
 from migrated.compression.duplicates import table_size
+from migrated.compression.pool import Pool
 from migrated.errors import WorkerDiedError
 from migrated.memory.region import Region
 from migrated.memory.shared import SharedMemory
@@ -31,11 +30,7 @@ _T = TypeVar("_T")
 _SPARE_SLOTS = 2
 """Slots beyond two a worker: one on the socket, one waiting for it."""
 
-_READY_SECONDS = 0.002
-"""How long a worker that has started is kept busy, so that another one answers for itself."""
-
 _TERM_BYTES = 8
-_CLOSE_SECONDS = 2.0
 _WRAP = (1 << 64) - 1
 
 
@@ -83,43 +78,33 @@ class Stage:
         self._delta_cache = cache_size(delta_cache, page_size)
         self._duplicates = duplicates
         self._shared: list[SharedMemory] = []
-        self._free: asyncio.Queue[int] = asyncio.Queue()
+        # The last one first: what of it is in the cores' caches need not be fetched again.
+        self._free: asyncio.Queue[int] = asyncio.LifoQueue()
         for slot in range(self.slots):
             self._free.put_nowait(slot)
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._pool: Pool | None = None
 
     async def start(self) -> Self:
         """Start every worker, and wait until each has opened its regions.
 
-        Raises whatever a worker met while it opened the regions; the stage is closed then.
+        WorkerDiedError if one can't; the stage is closed then.
         """
         starting = asyncio.ensure_future(asyncio.to_thread(self._start))
         try:
-            pids = await asyncio.shield(starting)
+            await asyncio.shield(starting)
         except BaseException:
             # A thread goes on when whoever waits is cancelled, and would make its pool after the close.
             await asyncio.gather(starting, return_exceptions=True)
             await self.close()
             raise
-        self.worker_pids = frozenset(pids)
+        assert self._pool is not None
+        self._pool.open()
+        self.worker_pids = self._pool.pids
         return self
 
-    def _start(self) -> list[int]:
-        setup = self._allocate()
-        self._pool = concurrent.futures.ProcessPoolExecutor(
-            self.workers, fork_server.context(), initializer=worker.start_worker, initargs=(setup,)
-        )
-        try:
-            # Pools start workers lazily, one for each task that finds none idle.
-            pids: set[int] = set()
-            while len(pids) < self.workers:  # a worker that is there early may answer for a later one
-                tasks = [self._pool.submit(worker.ready, _READY_SECONDS) for _ in range(self.workers)]
-                pids.update(task.result() for task in tasks)
-            return list(pids)
-        except BrokenProcessPool as error:
-            raise WorkerDiedError(
-                "a compression worker did not start", "see the lines above for its reason"
-            ) from error
+    def _start(self) -> None:
+        self._pool = Pool(self.workers, worker.start_worker, self._allocate())
+        self._pool.start()
 
     def _allocate(self) -> worker.WorkerSetup:
         pages = [region.pages for region in self._regions]
@@ -154,17 +139,7 @@ class Stage:
         """Run one of the worker's functions. A dead worker is a :class:`WorkerDiedError`."""
         if self._pool is None:
             raise WorkerDiedError("the compression stage is closed")
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
-        except BrokenProcessPool as error:
-            raise WorkerDiedError(
-                "a compression worker was killed",
-                "look for the kernel's out-of-memory messages, then try again",
-            ) from error
-        except RuntimeError as error:
-            if self._pool is None:
-                raise WorkerDiedError("the compression stage was shut down") from error
-            raise
+        return await self._pool.run(function, *args)
 
     async def take_slot(self) -> int:
         """Wait for a free slot."""
@@ -203,11 +178,7 @@ class Stage:
         """End the workers, whatever they do, and give the memory back."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            processes = dict(
-                pool._processes or {}
-            )  # the only way to end one that hangs in the kernel or a hook
-            pool.shutdown(wait=False, cancel_futures=True)
-            await asyncio.to_thread(_reap, processes)
+            await pool.close()
         self.terms = ()
         await asyncio.to_thread(self._give_back)
 
@@ -216,11 +187,3 @@ class Stage:
         for shared in self._shared:
             with contextlib.suppress(BufferError):
                 shared.close()
-
-
-def _reap(processes: dict[int, Any]) -> None:
-    for process in processes.values():
-        process.join(_CLOSE_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join(_CLOSE_SECONDS)

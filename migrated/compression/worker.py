@@ -517,9 +517,3 @@ def meet(region: int, runs: bytes) -> tuple[int, int]:
 def rehash(region: int, runs: bytes) -> int:
     """See :meth:`Worker.rehash`."""
     return _this().rehash(region, runs)
-
-
-def ready(seconds: float) -> int:
-    """Keep a worker busy for ``seconds``, so that the pool starts the next one; returns its process id."""
-    time.sleep(seconds)
-    return os.getpid()

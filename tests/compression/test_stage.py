@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -104,7 +105,7 @@ async def test_a_guest_file_that_was_cut_is_an_error_of_the_guest(
 
 
 async def test_a_killed_worker_fails_whoever_waits_and_whoever_comes(stage: Stage) -> None:
-    waiting = [asyncio.ensure_future(stage.run(worker.ready, 60.0)) for _ in range(4)]
+    waiting = [asyncio.ensure_future(stage.run(time.sleep, 60.0)) for _ in range(4)]
     await asyncio.sleep(0)
     os.kill(min(stage.worker_pids), signal.SIGKILL)
     for failed in await asyncio.gather(*waiting, return_exceptions=True):
@@ -129,11 +130,10 @@ async def test_a_worker_that_cannot_open_its_region_is_told_of(
 async def test_a_worker_that_hangs_is_ended_all_the_same(
     regions: tuple[FileRegion, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("migrated.compression.stage._CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("migrated.compression.pool._CLOSE_SECONDS", 0.1)
     stage = await stage_of(regions).start()
-    hanging = asyncio.ensure_future(stage.run(worker.ready, 600.0))
-    while stage._pool is not None and not hanging.done() and stage._pool._queue_count < 3:
-        await asyncio.sleep(0)
+    hanging = asyncio.ensure_future(stage.run(time.sleep, 600.0))
+    await asyncio.sleep(0)
     await stage.close()
     assert not any(alive(pid) for pid in stage.worker_pids)
     (failed,) = await asyncio.gather(hanging, return_exceptions=True)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from migrated.compression import worker
 from migrated.compression.stage import Stage
 from migrated.engine.events import RoundFinished, State, StateChanged
 from migrated.engine.unseen import Unseen
@@ -98,7 +98,7 @@ async def test_a_refusal_leaves_no_worker(sides: Any) -> None:
     with pytest.raises(RefusedError, match="somebody else's turn"):
         await moving
     with pytest.raises(WorkerDiedError):
-        await sender._stage.run(worker.ready, 0.0)
+        await sender._stage.run(time.sleep, 0.0)
     assert sides.source.calls == [], "it was never touched"
     await sides.channel.close()
 
