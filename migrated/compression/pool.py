@@ -1,10 +1,10 @@
 """The worker processes of a stage, the way of a job to one of them, and of its answer back.
 
 The processes are a ProcessPoolExecutor's, which starts them and notices when one dies. But a job that goes through it
-passes two threads beside the event loop's, two queues and their locks: 230 us of CPU time and 260 us until the answer is
-here, where reading, hashing and checking 1 MiB of pages takes 300. So each worker runs one task for as long as it lives
-and takes jobs from a socket that all of them read: 27 and 94 us (``migrated bench engine --only jobs``). One message is
-one job, and the kernel gives it to a worker that waits.
+passes two threads beside the event loop's, two queues and their locks: 230 us of CPU time and 260 us until the answer
+is here, where reading, hashing and checking 1 MiB of pages takes 300. So each worker runs one task for as long as it
+lives and takes jobs from a socket that all of them read: 27 and 94 us (``migrated bench engine --only jobs``). One
+message is one job, and the kernel gives it to a worker that waits.
 """
 
 import asyncio

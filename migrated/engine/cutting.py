@@ -1,7 +1,7 @@
 """How a round is cut into batches: small ones first and last, large ones between.
 
 While the first batch is read and packed the link has nothing to send, and while the last one is unpacked nothing else
-is done. Between them a large batch costs less: what each takes besides its pages is 1 to 2 ms of all processes.
+is done. Between them a large batch costs less: what each takes besides its pages is about 1 ms of all processes.
 
     pages |        ___________
           |      _|           |_
