@@ -83,22 +83,22 @@ class Stage:
         for slot in range(self.slots):
             self._free.put_nowait(slot)
         self._pool: Pool | None = None
+        self._starting: asyncio.Future[None] | None = None
 
     async def start(self) -> Self:
         """Start every worker, and wait until each has opened its regions.
 
         WorkerDiedError if one can't; the stage is closed then.
         """
-        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._start))
         try:
-            await asyncio.shield(starting)
+            await asyncio.shield(self._starting)
+            if self._pool is None:
+                raise WorkerDiedError("the compression stage was closed while it started")
+            self._pool.open()
         except BaseException:
-            # A thread goes on when whoever waits is cancelled, and would make its pool after the close.
-            await asyncio.gather(starting, return_exceptions=True)
             await self.close()
             raise
-        assert self._pool is not None
-        self._pool.open()
         self.worker_pids = self._pool.pids
         return self
 
@@ -146,7 +146,7 @@ class Stage:
         return await self._free.get()
 
     def give_slot(self, slot: int) -> None:
-        """Free a slot."""
+        """Free a slot; no job is to use it any more, and one that nobody waits for may still."""
         self._free.put_nowait(slot)
 
     def view(self, slot: int, length: int) -> memoryview:
@@ -176,6 +176,10 @@ class Stage:
 
     async def close(self) -> None:
         """End the workers, whatever they do, and give the memory back."""
+        if self._starting is not None:
+            # A thread goes on when whoever waits is cancelled, and would make its pool after this.
+            await asyncio.wait({self._starting})
+            self._starting.exception()  # start() tells of it, unless it was cancelled
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()

@@ -4,11 +4,6 @@ A worker is started with everything that a migration shares - the arena, the tab
 and then gets a few numbers a batch. It keeps its buffers: no page byte is pickled, and no large buffer is new.
 """
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -457,25 +452,8 @@ _worker: Worker | None = None
 def start_worker(setup: WorkerSetup) -> None:
     """The pool's initializer."""
     global _worker  # noqa: PLW0603  a worker process has one migration, and functions of a pool have no self
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole terminal group; the client decides
-    _end_with_parent()
     keep_large_blocks()
     _worker = Worker(setup)
-
-
-def _end_with_parent() -> None:
-    """Pool workers survive a SIGKILL of their parent: a thread waits for that, and ends this process."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
 
 
 def _this() -> Worker:

@@ -1,17 +1,21 @@
 """Jobs on their way to worker processes and back."""
 
 import asyncio
+import gc
 import operator
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
 
 from migrated.compression.pool import Pool
-from migrated.errors import IntegrityError, ResourceError, WorkerDiedError
+from migrated.errors import IntegrityError, MigratedError, ResourceError, WorkerDiedError
 
 WORKERS = 2
 MANY = 400
@@ -86,6 +90,34 @@ async def test_what_cannot_be_taken_home_is_told_of(pool: Pool) -> None:
     assert await pool.run(abs, -3) == 3
 
 
+UNREADABLE = "type('Unreadable', (), {'__reduce__': lambda self: (divmod, (1, 0))})()"
+
+
+async def test_an_answer_that_cannot_be_read_ends_all(pool: Pool) -> None:
+    waiting = asyncio.ensure_future(pool.run(time.sleep, 60.0))
+    with pytest.raises(MigratedError, match=r"answer can't be read.*ZeroDivision"):
+        await pool.run(eval, UNREADABLE)
+    with pytest.raises(MigratedError, match="answer can't be read"):
+        await waiting
+
+
+async def test_what_a_future_does_not_take_comes_all_the_same(pool: Pool) -> None:
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await pool.run(next, iter(()))
+
+
+async def test_an_answer_that_fits_in_no_message_says_what_to_do(pool: Pool) -> None:
+    with pytest.raises(ResourceError, match=r"an answer .*--batch-size"):
+        await pool.run(bytes, 2 << 20)
+    assert await pool.run(abs, -3) == 3
+
+
+async def test_a_worker_that_stops_says_why(pool: Pool) -> None:
+    with pytest.raises(MigratedError, match=r"stopped: SystemExit\(3\)") as raised:
+        await pool.run(exec, "raise SystemExit(3)")
+    assert isinstance(raised.value.__cause__, SystemExit)
+
+
 async def test_one_whose_answer_nobody_wants_any_more_harms_no_other(pool: Pool) -> None:
     cancelled = asyncio.ensure_future(pool.run(time.sleep, 0.02))
     await asyncio.sleep(0)
@@ -108,6 +140,48 @@ async def test_a_worker_that_ends_fails_all_that_wait_and_all_that_come(
     assert len(set(map(id, failed))) == len(failed)  # who waits may say more of its own
     with pytest.raises(WorkerDiedError, match="killed" if ending else "closed"):
         await pool.run(abs, 1)
+
+
+async def test_what_is_shared_goes_with_the_close_and_not_with_a_collection() -> None:
+    pool = Pool(WORKERS, int)
+    await asyncio.to_thread(pool.start)
+    pool.open()
+    gone = weakref.ref(pool)
+    gc.disable()
+    try:
+        await pool.close()
+        await pool.close()
+        del pool
+        async with asyncio.timeout(10):
+            while gone() is not None:  # threads of the executor end by and by
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+FORGETFUL = """
+import asyncio
+from migrated.compression.pool import Pool
+
+async def main():
+    global pool
+    pool = Pool(1, int)
+    await asyncio.to_thread(pool.start)
+    pool.open()
+    print(await pool.run(abs, -3), *pool.pids)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_never_closes_it_ends_all_the_same() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FORGETFUL], capture_output=True, text=True, timeout=60, check=True
+    )
+    answer, pid = map(int, ended.stdout.split())
+    assert answer == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 async def test_workers_that_cannot_begin(capfd: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,20 @@ async def test_a_worker_that_hangs_is_ended_all_the_same(
     assert isinstance(failed, WorkerDiedError | asyncio.CancelledError)
 
 
+async def test_one_that_is_closed_while_it_starts_leaves_nothing(regions: tuple[FileRegion, ...]) -> None:
+    before = descriptors()
+    stage = stage_of(regions)
+    starting = asyncio.ensure_future(stage.start())
+    await asyncio.sleep(0)
+    await stage.close()
+    await asyncio.gather(starting, return_exceptions=True)
+    with pytest.raises(WorkerDiedError):
+        await stage.run(abs, 1)
+    gc.collect()
+    assert not {each for each in descriptors() - before if "memfd" in each}
+    assert not any(alive(pid) for pid in stage.worker_pids)
+
+
 async def test_slots_are_apart_and_each_is_given_to_one(stage: Stage) -> None:
     taken = [await stage.take_slot() for _ in range(stage.slots)]
     assert sorted(taken) == list(range(2 * stage.workers + 2))

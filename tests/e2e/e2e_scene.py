@@ -96,6 +96,10 @@ class Scene:
     def left_nothing(self) -> None:
         """Nothing of the migration is left at the destination but the record that it came to nothing."""
         self.host.clean_there()
+        self.written_off()
+
+    def written_off(self) -> None:
+        """The destination has recorded that it came to nothing."""
         wait_until(lambda: self.host.outcome("there", self.id) == "aborted", "the destination wrote it off")
 
     def moved(self) -> None:

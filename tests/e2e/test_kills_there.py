@@ -144,8 +144,12 @@ def test_the_process_that_stands_by_after_ready(host: Host) -> None:
 def test_the_connection_is_cut(host: Host, moment: type[BatchHeader]) -> None:
     """COMMIT is asked for again, and refused: the destination never got it."""
     scene = halted(host, moment, 2 if moment is BatchHeader else 1)
+    # COMMIT may also be asked for before the connection is known to be lost there, and is followed then.
+    scene.relay.refusing = moment is Commit
     scene.cut()
     if moment is Commit:
+        scene.written_off()
+        scene.relay.refusing = False
         scene.send.failure(11, "peer-failed", "the guest goes on here")
     else:
         scene.send.failure(8, "connection-lost")
