@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from migrated.compression import fork_server, worker_process
 from migrated.compression.worker_process import MESSAGE_BYTES
 from migrated.errors import MigratedError, WorkerDiedError
+from migrated.memory.linux.heap import kept_buffer
 
 __all__ = ["Pool"]
 
@@ -74,7 +75,7 @@ class Pool:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._unsent: deque[bytes] = deque()
-        self._room = memoryview(bytearray(MESSAGE_BYTES))
+        self._room = kept_buffer(MESSAGE_BYTES)
         self._over: MigratedError | None = None
 
     def start(self) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from migrated.errors import MigratedError, ResourceError
+from migrated.memory.linux.heap import kept_buffer
 
 __all__ = ["MESSAGE_BYTES", "begin", "ready", "serve", "too_large"]
 
@@ -61,7 +62,7 @@ def ready() -> int:
 def serve() -> None:
     """Do jobs until the pool is closed."""
     assert _jobs is not None
-    room = memoryview(bytearray(MESSAGE_BYTES))
+    room = kept_buffer(MESSAGE_BYTES)
     with contextlib.suppress(ConnectionError):
         while length := _jobs.recv_into(room):
             number, function, args = pickle.loads(room[:length])  # noqa: S301  of the process that started this one
