@@ -30,11 +30,11 @@ def job_costs() -> dict[str, float]:
 async def _both() -> dict[str, float]:
     found: dict[str, float] = {}
     workers = usable_cores()
-    pool = Pool(workers, int)
+    pool = Pool(workers, int)  # int() is nothing to begin with
     await asyncio.to_thread(pool.start)
     pool.open()
     try:
-        found |= await _costs("a job", pool.run, pool.pids)
+        found |= await _costs("through the shared socket", pool.run, pool.pids)
     finally:
         await pool.close()
     loop = asyncio.get_running_loop()

@@ -126,15 +126,19 @@ class Pool:
     def _send(self) -> None:
         """Send what is unsent; what there is no room for waits."""
         assert self._loop is not None
-        self._loop.remove_writer(self._jobs.fileno())
         try:
             while self._unsent:
                 self._jobs.send(self._unsent[0])
                 self._unsent.popleft()
         except BlockingIOError:
-            self._loop.add_writer(self._jobs.fileno(), self._send)
+            self._loop.add_writer(self._jobs.fileno(), self._send_rest)
         except OSError as error:
             self._fail(worker_process.too_large("a job", len(self._unsent[0]), error))
+
+    def _send_rest(self) -> None:
+        assert self._loop is not None
+        self._loop.remove_writer(self._jobs.fileno())
+        self._send()
 
     def _take_answers(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):

@@ -90,7 +90,8 @@ class Stage:
 
         WorkerDiedError if one can't; the stage is closed then.
         """
-        self._starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        # No task: a loop that ends cancels all tasks, and the thread would go on behind their backs.
+        self._starting = asyncio.get_running_loop().run_in_executor(None, self._start)
         try:
             await asyncio.shield(self._starting)
             if self._pool is None:
@@ -146,7 +147,7 @@ class Stage:
         return await self._free.get()
 
     def give_slot(self, slot: int) -> None:
-        """Free a slot; no job is to use it any more, and one that nobody waits for may still."""
+        """Free a slot. No job may use it any more, and one whose waiter was cancelled still does."""
         self._free.put_nowait(slot)
 
     def view(self, slot: int, length: int) -> memoryview:
