@@ -68,7 +68,7 @@ class Worth:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Which pages of a batch, as it was read, travel as deltas, and what has changed in them."""
+    """Which of a batch's pages that are not zero travel as deltas, and what has changed in them."""
 
     mask: NDArray[np.bool_]
     deltas: Deltas
@@ -104,8 +104,8 @@ class DeltaSource:
     ) -> Found | None:
         """What of a batch travels as deltas, None if nothing does; the cache then has its pages as they are now.
 
-        ``pages`` is the batch as it was read, one row a page; ``travels`` are those of them that are sent with
-        data, ``numbers`` their numbers in ``region``, ``before`` their terms as they were sent last.
+        ``pages`` are those of the batch that are not zero, one row a page; ``travels`` are those of them that are sent
+        with data, ``numbers`` their numbers in ``region``, ``before`` their terms as they were sent last.
         """
         rows = np.flatnonzero(travels)
         keys = numbers[rows] + self._firsts[region]

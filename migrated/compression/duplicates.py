@@ -41,20 +41,21 @@ def table_size(pages: int) -> int:
 class Duplicates:
     """Pages by their content's hash, in ``memory`` of a :func:`table_size`, new or shared with other workers.
 
-    Content has one place, found by the lower bits of its hash, and who comes last has it. An entry is one word, so that
-    a look costs one line of a cache: the upper half of the hash, and the number of the page plus 1; 0 is an empty
-    place. Pages of all regions are numbered as one.
+    Content has one place, found by the first bits of its hash, and who comes last has it: the few contents that
+    :class:`Worth` looks at until it knows have only the first part of the table. An entry is one word, so that a look
+    costs one line of a cache: the lower half of the hash, and the number of the page plus 1; 0 is an empty place. Pages
+    of all regions are numbered as one.
     """
 
     def __init__(self, memory: SharedMemory) -> None:
         self._words = np.frombuffer(memory.view, dtype=np.uint64)
-        self._mask = np.uint64(len(self._words) - 1)
+        self._shift = np.uint64(65 - len(self._words).bit_length())
 
     def find(self, contents: NDArray[np.uint64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each of the pages ``numbers`` with these ``contents`` one that seems to have the same, or -1 where none
         is known, and that page is known from now on."""
-        places = (contents & self._mask).astype(np.int64)
-        entries = contents >> _HALF << _HALF | (numbers.astype(np.uint64) + np.uint64(1)) & _LOW
+        places = (contents >> self._shift).astype(np.int64)
+        entries = contents << _HALF | (numbers.astype(np.uint64) + np.uint64(1)) & _LOW
         found = _pages(self._words[places], entries)
         new = np.flatnonzero(found < 0)
         self._words[places[new]] = entries[new]

@@ -49,7 +49,7 @@ from migrated.errors import IntegrityError
 from migrated.memory.linux.heap import keep_large_blocks, kept_buffer
 from migrated.memory.region import FileRegion, Region, RegionSpec
 from migrated.memory.shared import SharedMemory
-from migrated.pages import Runs, pages_of_runs, runs_of_pages
+from migrated.pages import Runs, pages_of_runs, runs_of_mask, runs_of_pages
 from migrated.protocol import BLOCK_BYTES
 
 __all__ = [
@@ -104,7 +104,8 @@ class Worker:
         self._terms: list[NDArray[np.uint64]] = np.split(
             words[: int(ends[-1])], [int(end) for end in ends[:-1]]
         )
-        # Two buffers that live as long as the worker: pages as read, and pages that remain of them.
+        # Two buffers that live as long as the worker: pages as read or unpacked, and those that they are compared with
+        # or made of.
         size = setup.batch_pages * setup.page_size
         self._read, self._kept = kept_buffer(size), kept_buffer(size)
         self._firsts = [0, *(int(end) for end in ends[:-1])]
@@ -117,7 +118,6 @@ class Worker:
         self._codecs: dict[tuple[str, int], Codec] = {}
         self._probe = registry.create(*_PROBE_CODEC)
         self._probed = memoryview(bytearray(_PROBE_ROOM))
-        self._scratch, self._unpacked = kept_buffer(_SAMPLE_BYTES), kept_buffer(_SAMPLE_BYTES)
 
     def _codec(self, name: str, level: int) -> Codec:
         key = (name, level)
@@ -132,47 +132,44 @@ class Worker:
     def pack(self, job: ToPack) -> Packed:
         """Read, drop what need not travel, hash, compress into the slot."""
         started, began = time.monotonic(), time.thread_time()
-        runs = np.frombuffer(job.runs, dtype=np.int64).reshape(-1, 2)
-        numbers = pages_of_runs(runs)
         slot = self._slot(job.slot)
         raw = job.codec == RAW
-        size = len(numbers) * self._setup.page_size
-        data = slot[:size] if raw else self._read[:size]
-        self._regions[job.region].read(runs, data)
-        pages = self._words(data)
-        table = self._terms[job.region]
+        numbers, data = self._load(job.region, job.runs, slot if raw else self._read)
+        size = len(numbers)
+        table, seed = self._terms[job.region], self._setup.seed
 
-        nonzero = nonzero_pages(pages)
-        contents, terms = np.zeros((2, len(numbers)), dtype=np.uint64)
-        seed = self._setup.seed
-        hashes = content_hashes(self._select(pages, nonzero, data), self._setup.page_size, seed)
-        contents[nonzero], terms[nonzero] = hashes, terms_at(hashes, numbers[nonzero], job.region, seed)
-        before = table[numbers]
+        nonzero = nonzero_pages(self._words(data))
+        zeros = numbers[~nonzero]
+        if job.skip_unchanged:
+            zeros = zeros[table[zeros] != 0]
+        table[zeros] = 0
+        numbers, data = numbers[nonzero], self._compact(data, nonzero)
+
+        contents = content_hashes(data, self._setup.page_size, seed)
+        terms, before = terms_at(contents, numbers, job.region, seed), table[numbers]
         changed = terms != before if job.skip_unchanged else np.ones(len(numbers), dtype=np.bool_)
-        travels = nonzero & changed
-        bases = self._twins(job, contents, numbers, travels)
+        bases = self._twins(job, contents, numbers, changed)
         later = bases >= 0
-        travels &= ~later
-        table[numbers] = terms  # also of those: the digests differ if one is forgotten
+        travels = changed & ~later
+        table[numbers] = terms  # also of those that wait: the digests differ if one is forgotten
 
         data_pages = int(np.count_nonzero(travels))
         found = None
         looking = time.thread_time()
         if self._deltas is not None and job.round and data_pages:
-            found = self._deltas.find(pages, travels, numbers, before, region=job.region, round_=job.round)
+            found = self._deltas.find(
+                self._words(data), travels, numbers, before, region=job.region, round_=job.round
+            )
         looked = time.thread_time()
-        kept = self._select(pages, travels if found is None else travels & ~found.mask, data)
+        kept = self._compact(data, travels if found is None else travels & ~found.mask)
         if found is not None:
             whole = len(kept)
-            kept = self._kept[: whole + found.deltas.size]
+            kept = data[: whole + found.deltas.size]
             write_deltas(found.deltas, kept[whole:])
-        if raw and kept is not data:
-            slot[: len(kept)] = kept
         compressing = time.thread_time()
         stored, lengths = (len(kept), raw_lengths(len(kept))) if raw else self._compress(job, kept, slot)
         compressed = time.thread_time()
-        data_runs = runs_of_pages(numbers[travels])
-        zero_runs = runs_of_pages(numbers[~nonzero & changed])
+        data_runs, zero_runs = runs_of_pages(numbers[travels]), runs_of_pages(zeros)
         twins = np.stack((numbers, bases), axis=1)[later]
         table_of_deltas = (
             DeltaTable(found.mask[travels], bases_hash(before[found.mask])) if found is not None else None
@@ -180,8 +177,8 @@ class Worker:
         end = write_tables(slot, stored, data_runs, zero_runs, lengths, table_of_deltas)
         return Packed(
             data_pages=data_pages,
-            zero_pages=int(zero_runs[:, 1].sum()),
-            unchanged_pages=len(numbers) - int(np.count_nonzero(changed)),
+            zero_pages=len(zeros),
+            unchanged_pages=size - len(zeros) - int(np.count_nonzero(changed)),
             data_runs=len(data_runs),
             zero_runs=len(zero_runs),
             blocks=len(lengths),
@@ -203,13 +200,13 @@ class Worker:
         job: ToPack,
         contents: NDArray[np.uint64],
         numbers: NDArray[np.int64],
-        travels: NDArray[np.bool_],
+        changed: NDArray[np.bool_],
     ) -> NDArray[np.int64]:
-        """For each page of a batch one of the region that seems to be the same, or -1; all -1 if that does not pay."""
+        """For each changed page one of the region that seems to be the same, or -1; all -1 if that does not pay."""
         bases = np.full(len(numbers), -1, dtype=np.int64)
         if self._duplicates is None or not job.duplicates:
             return bases
-        rows = np.flatnonzero(travels & self._leaving_out.looks(contents))
+        rows = np.flatnonzero(changed & self._leaving_out.looks(contents))
         found = self._met(job.region, contents[rows], numbers[rows])
         self._leaving_out.saw(len(found), int(np.count_nonzero(found >= 0)))
         if self._leaving_out.pays:
@@ -230,15 +227,14 @@ class Worker:
         """``data`` as one row of words a page."""
         return np.frombuffer(data, dtype=np.uint64).reshape(-1, self._setup.page_size // 8)
 
-    def _select(self, pages: NDArray[np.uint64], wanted: NDArray[np.bool_], data: memoryview) -> memoryview:
-        """The wanted ones of ``pages``, side by side: ``data`` itself where that is all, else a kept buffer."""
-        count = int(np.count_nonzero(wanted))
-        if count == len(pages):
-            return data
-        kept = self._kept[: count * self._setup.page_size]
-        if count:
-            np.compress(wanted, pages, axis=0, out=self._words(kept))
-        return kept
+    def _compact(self, data: memoryview, wanted: NDArray[np.bool_]) -> memoryview:
+        """The ``wanted`` pages of ``data``, moved together at its front."""
+        end = 0
+        for first, count in (runs_of_mask(wanted) * self._setup.page_size).tolist():
+            if first > end:
+                data[end : end + count] = data[first : first + count]
+            end += count
+        return data[:end]
 
     def _hash(self, data: memoryview, numbers: NDArray[np.int64], region: int) -> NDArray[np.uint64]:
         return page_terms(data, self._setup.page_size, numbers, region, self._setup.seed)
@@ -306,25 +302,29 @@ class Worker:
         return Unpacked(0, 0, time.thread_time() - began, time.monotonic() - started)
 
     def sample(self, job: ToSample) -> dict[Rung, Cost]:
-        """What each of the rungs takes for these pages; empty if all of them are zero."""
-        _, data = self._load(job.region, job.runs)
-        pages = self._words(data)
-        kept = self._select(pages, nonzero_pages(pages), data)
+        """What each of the rungs takes for these pages; empty if all of them are zero.
+
+        No codec is kept for that: where each is let go before the next one is made, all of them take the memory of the
+        largest. Rungs that are in use have theirs besides.
+        """
+        _, data = self._load(job.region, job.runs, self._read)
+        kept = self._compact(data, nonzero_pages(self._words(data)))
         found: dict[Rung, Cost] = {}
         for rung in job.rungs if len(kept) else ():
-            found[rung] = self._cost(self._codec(rung.codec, rung.level), kept)
+            found[rung] = self._cost(registry.create(rung.codec, rung.level), kept)
         return found
 
     def _cost(self, codec: Codec, data: memoryview) -> Cost:
+        """What ``codec`` takes for a byte of ``data``, which is unpacked to where it was."""
         packing = unpacking = 0.0
         stored = 0
         for start in range(0, len(data), _SAMPLE_BYTES):
             block = data[start : start + _SAMPLE_BYTES]
             began = time.thread_time()
-            length = codec.compress_into(block, self._scratch[: len(block) - 1])
+            length = codec.compress_into(block, self._kept[: len(block) - 1])
             packed = time.thread_time()
             if length:
-                codec.decompress_into(self._scratch[:length], self._unpacked[: len(block)])
+                codec.decompress_into(self._kept[:length], block)
             packing += packed - began
             unpacking += time.thread_time() - packed
             stored += length or len(block)
@@ -424,24 +424,25 @@ class Worker:
     def meet(self, region: int, runs: bytes) -> tuple[int, int]:
         """How many of these pages have data, and how many of those have the content of one met before. Nothing else is
         done with them."""
-        numbers, data = self._load(region, runs)
-        pages = self._words(data)
-        nonzero = nonzero_pages(pages)
-        contents = content_hashes(self._select(pages, nonzero, data), self._setup.page_size, self._setup.seed)
+        numbers, data = self._load(region, runs, self._read)
+        nonzero = nonzero_pages(self._words(data))
+        contents = content_hashes(self._compact(data, nonzero), self._setup.page_size, self._setup.seed)
         found = self._met(region, contents, numbers[nonzero])
         return len(contents), int(np.count_nonzero(found >= 0))
 
     def rehash(self, region: int, runs: bytes) -> int:
         """The sum of the terms of these pages as they are in memory now, modulo 2**64."""
-        numbers, data = self._load(region, runs)
+        numbers, data = self._load(region, runs, self._read)
         terms = self._hash(data, numbers, region)
         return region_sum(terms[nonzero_pages(self._words(data))])
 
-    def _load(self, region: int, runs: bytes) -> tuple[NDArray[np.int64], memoryview]:
-        """The pages' numbers, and what is in them."""
+    def _load(
+        self, region: int, runs: bytes, buffer: memoryview
+    ) -> tuple[NDArray[np.int64], memoryview]:
+        """The pages' numbers, and what is in them, at the front of ``buffer``."""
         pieces = np.frombuffer(runs, dtype=np.int64).reshape(-1, 2)
         numbers = pages_of_runs(pieces)
-        data = self._read[: len(numbers) * self._setup.page_size]
+        data = buffer[: len(numbers) * self._setup.page_size]
         self._regions[region].read(pieces, data)
         return numbers, data
 

@@ -13,8 +13,8 @@ def table(pages: int = 1000) -> Duplicates:
 
 
 def find(duplicates: Duplicates, contents: list[int], numbers: list[int]) -> list[int]:
-    """Contents whose hashes have one number in both halves."""
-    hashes = np.array([content << 32 | content for content in contents], dtype=np.uint64)
+    """Contents whose hashes are their numbers, in the first eight bits too."""
+    hashes = np.array([content % 256 << 56 | content for content in contents], dtype=np.uint64)
     found = duplicates.find(hashes, np.array(numbers, dtype=np.int64))
     return [int(each) for each in found]
 
@@ -71,6 +71,16 @@ def test_who_comes_last_has_the_place() -> None:
     assert find(duplicates, [257], [3]) == [-1]
     assert find(duplicates, [1], [4]) == [-1]
     assert find(duplicates, [1], [5]) == [4]
+
+
+def test_what_is_looked_at_before_it_pays_takes_an_eighth_of_the_table() -> None:
+    memory = SharedMemory(table_size(100_000))
+    contents = np.random.default_rng(1).integers(0, 1 << 64, 50_000, dtype=np.uint64)
+    looked = contents[Worth().looks(contents)]
+    Duplicates(memory).find(looked, np.arange(len(looked)))
+    words = np.frombuffer(memory.view, dtype=np.uint64)
+    assert 5000 < np.count_nonzero(words) <= len(looked)
+    assert not words[len(words) // 8 :].any()
 
 
 def test_too_few_do_not_pay() -> None:
