@@ -246,10 +246,14 @@ class Auto:
     pack at a time, and ``far_workers`` unpack."""
 
     def __init__(self, rungs: Sequence[Rung], *, workers: int, far_workers: int = 1) -> None:
+        self._rungs = tuple(rungs)
         self._first = rungs[0] if rungs else NONE
         self._workers, self._far_workers = workers, far_workers
         self._sampled: dict[Rung, Cost] = {}
         self._samples = 0
+        self._quickly = False
+        """Of the others than the first rung nothing is known, although a sample was taken."""
+        self._pays = False
         self._used = NONE
         self._hardness = 0.0
         self._packed_bytes = 0
@@ -298,7 +302,15 @@ class Auto:
         link leaves workers time."""
         if self._blind >= _BLIND:
             return self._waits_for_link
+        if self._quickly and len(self.to_sample) > 1:
+            return True
         return 0 < self._samples < _SAMPLES and self._spare >= _BETWEEN
+
+    @property
+    def to_sample(self) -> tuple[Rung, ...]:
+        """The rungs that a sample is to try. Over a fast link the first tells whether anything may pay, in a tenth of
+        the time that all take; who is fast may just have waited for a core."""
+        return self._rungs if self._pays or self._wire_pace >= FAST_LINK else self._rungs[:1]
 
     @property
     def _waits(self) -> bool:
@@ -316,6 +328,7 @@ class Auto:
         if self._blind >= _BLIND:
             self._samples = 0  # what was known has not helped
         self._blind = self._spare = 0
+        self._quickly = False
 
     def sampled(self, costs: Mapping[Rung, Cost]) -> None:
         """Take in what a sample of the guest's pages cost; of pages of zeros that is nothing. Samples add up to their
@@ -323,6 +336,7 @@ class Auto:
         if not costs:
             return
         self._samples += 1
+        self._quickly = costs.keys() == {self._first} and len(self._rungs) > 1
         in_use = self._known.get(self._used)
         for rung, cost in costs.items():
             old = self._sampled.get(rung, cost) if self._samples > 1 else cost
@@ -406,6 +420,7 @@ class Auto:
         place = min(places, key=lambda each: each.cost)
         if places[0].cost < SURELY * place.cost:
             place = places[0]
+        self._pays = place is not places[0]
         self._owed += place.share
         rung = place.low
         if self._owed >= 1.0 - 1e-9:

@@ -110,8 +110,8 @@ class Pusher:
         self._batch_pages = batch_pages
         self._page_size = page_size
         self._observer = observer
-        self._rungs = tuple(rung for rung in AUTO_RUNGS if rung.codec in codecs)
-        self._auto = Auto(self._rungs, workers=stage.workers, far_workers=far_workers)
+        rungs = [rung for rung in AUTO_RUNGS if rung.codec in codecs]
+        self._auto = Auto(rungs, workers=stage.workers, far_workers=far_workers)
         self._unpacking = unpacking
         self._deltas = deltas
         self._copies = copies
@@ -190,9 +190,8 @@ class Pusher:
         region, pages = max(enumerate(dirty), key=lambda each: len(each[1].mask))
         runs = _spread(pages, min(_SAMPLE_GROUPS, self._batch_pages // _SAMPLE_GROUP_PAGES), self._samples)
         self._samples += 1
-        if len(runs):
-            job = ToSample(region, runs.tobytes(), self._rungs)
-            self._auto.sampled(await self._stage.run(worker.sample, job))
+        job = ToSample(region, runs.tobytes(), self._auto.to_sample)
+        self._auto.sampled(await self._stage.run(worker.sample, job) if len(runs) else {})
 
     def _choose(self) -> Choice:
         fixed = self._tuning.fixed

@@ -225,6 +225,45 @@ def test_who_is_fast_sleeps_now_and_then_for_want_of_a_core(seconds: float, wait
     assert auto.wants_sample is (auto.choose().rung != NONE) is waits
 
 
+def over_a_fast_link(auto: Auto, seconds: float = 2e-9, there: float = 0.0) -> None:
+    """Of 40 batches each was slept for, as if there were a link of 4 Gb/s."""
+    for _ in range(40):
+        took = seconds * 4_000_000
+        auto.sent(NONE, 4_000_000, took, asleep=0.9 * took, waited=True, there=there or 0.1 * seconds)
+        auto.choose()
+
+
+def test_over_a_fast_link_a_sample_tries_the_first_rung_and_the_others_once_that_pays() -> None:
+    auto = Auto(RUNGS, workers=2)
+    over_a_fast_link(auto)
+    assert auto.wants_sample
+    assert auto.to_sample == (LZ4,)
+    auto.sampling()
+    auto.sampled({LZ4: Cost(5e-9, 0.9, 0.1e-9)})
+    assert auto.choose().rung == NONE, "much work for little"
+    assert not auto.wants_sample
+    auto.sampled({LZ4: Cost(0.2e-9, 0.3, 0.01e-9)})
+    auto.choose()
+    assert auto.wants_sample
+    assert auto.to_sample == RUNGS
+    auto.sampling()
+    assert not auto.wants_sample, "one at a time"
+    auto.sampled(GUEST)
+    assert not auto.wants_sample
+
+
+def test_what_a_fast_link_left_unknown_is_looked_at_when_it_gets_slow() -> None:
+    auto = Auto(RUNGS, workers=2)
+    over_a_fast_link(auto)
+    auto.sampling()
+    auto.sampled({LZ4: Cost(5e-9, 1.0, 0.1e-9)})
+    auto.choose()
+    assert not auto.wants_sample
+    over_a_fast_link(auto, 8e-9)
+    assert auto.wants_sample
+    assert auto.to_sample == RUNGS
+
+
 def test_over_no_link_no_page_is_looked_at() -> None:
     auto = Auto(RUNGS, workers=2)
     for _ in range(50):
