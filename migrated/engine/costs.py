@@ -19,12 +19,13 @@ __all__ = ["COPIED", "Hosts", "Limit", "Memory", "Mix", "PageCost", "page_second
 Mix = Mapping[Rung, float]
 """Rungs with the share of pages that each is used for; the shares add up to 1."""
 
-_SOCKET_SECONDS = 0.35e-9
+_SOCKET_SECONDS = 0.2e-9
 """CPU time for a byte on the wire, at either end."""
 
-_SENDER_SECONDS, _RECEIVER_SECONDS = 1e-6, 0.45e-6
-"""CPU time of the two main processes for a page, whatever it takes on the wire. For 1 GiB the source's took 0.60, 0.51
-and 0.44 s without a codec, with LZ4 and with zstd, the destination's 0.53, 0.39 and 0.33: these numbers fit them all.
+_SENDER_SECONDS, _RECEIVER_SECONDS = 1e-6, 0.5e-6
+"""CPU time of the two main processes for a page, whatever it takes on the wire. For 1 GiB without a codec, with LZ4 and
+with zstd the source's took 0.42, 0.38 and 0.36 s on fast cores, the destination's 0.24, 0.21 and 0.24; cores of the
+same kind that others used, too, took up to half as much again. What these numbers give lies between.
 """
 
 _CROWDED = 1.15
