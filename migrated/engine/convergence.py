@@ -17,6 +17,16 @@ and start.
 No round foretells a codec that changes its mind, other pages, or a host that is busy for a moment. While rounds help,
 the guest is paused when even that is within the limit; when they do not any more, when the expected one is. The rate
 of dirtying is a sawtooth, so a stall is judged by the best remaining so far and not by the last round.
+
+A pause within the limit may still be made shorter by one more round, which sends what remains while the guest runs, so
+that only what it writes meanwhile is left for the pause:
+
+    saved   = sending - written           of the pause
+    longer  = written + scan + round      the whole migration
+    sending = remaining_wire_bytes / wire rate
+    written = pages dirtied a second x (sending + scan + round) x wire bytes per page / wire rate
+
+It is made as long as it saves more than that, 10 ms at least, and the round before it has helped, too.
 """
 
 import math
@@ -28,6 +38,7 @@ __all__ = [
     "GUESSED_FIXED_SECONDS",
     "HASHED_BYTES_PER_SECOND",
     "MOST_THROTTLE",
+    "ROUND_SECONDS",
     "STALL_ROUNDS",
     "UNSURE",
     "Changed",
@@ -35,6 +46,7 @@ __all__ = [
     "Measured",
     "Trend",
     "WireRate",
+    "another_pays",
     "decide",
     "expected_downtime",
     "longest_downtime",
@@ -43,6 +55,12 @@ __all__ = [
 
 GUESSED_FIXED_SECONDS = 0.03
 """Pause, digest, fsyncs and start before they have been measured: what the demo guest takes."""
+
+ROUND_SECONDS = 0.003
+"""What a round takes without a page: a task through either pool, and the messages at its end."""
+
+_WORTH_SECONDS = 0.01
+"""Of a pause: to save less than this no further round is made."""
 
 HASHED_BYTES_PER_SECOND = 0.9e9
 """One worker reading and hashing pages that did not change: 1 GiB took two of them 0.58 s."""
@@ -81,7 +99,11 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is known after a scan for dirty pages: pages, bytes, bytes or pages per second, seconds."""
+    """What is known after a scan for dirty pages: pages, bytes, bytes or pages per second, seconds.
+
+    ``round_seconds`` is what one more round takes besides sending and its scan; infinite where it is no good for a
+    shorter pause, since all memory is compared in each.
+    """
 
     remaining_pages: int
     wire_bytes_per_page: float
@@ -90,6 +112,7 @@ class Measured:
     scan_seconds: float = 0.0
     dirty_pages_per_second: float = 0.0
     look_seconds: float = 0.0
+    round_seconds: float = math.inf
 
     @property
     def remaining_wire_bytes(self) -> float:
@@ -201,16 +224,28 @@ def _downtime(measured: Measured, slower: float) -> float:
     return max(sending + measured.scan_seconds, measured.look_seconds) + measured.fixed_seconds
 
 
+def another_pays(measured: Measured) -> bool:
+    """Whether one more round makes the pause shorter by more than it makes the migration longer."""
+    rate = measured.wire_bytes_per_second
+    if rate <= 0 or math.isinf(measured.round_seconds):
+        return False
+    besides = measured.scan_seconds + measured.round_seconds
+    sending = measured.remaining_wire_bytes / rate
+    written = measured.dirty_pages_per_second * (sending + besides) * measured.wire_bytes_per_page / rate
+    return sending - written > max(written + besides, _WORTH_SECONDS)
+
+
 def decide(measured: Measured, trend: Trend, *, downtime_limit: float, max_rounds: int) -> Decision:
-    """Switch when the limit will be kept, as surely as more rounds can make it; stall when ``max_rounds`` are done or
-    rounds stopped helping; else copy on.
+    """Switch when the limit will be kept, as surely as more rounds can make it, and none makes the pause shorter
+    cheaply; stall when ``max_rounds`` are done or rounds stopped helping; else copy on.
 
     ``trend`` already contains this measurement.
     """
     over = trend.rounds >= max_rounds
     bound = longest_downtime if trend.rounds_since_best < _SETTLED_ROUNDS and not over else expected_downtime
     if bound(measured) <= downtime_limit:
-        return Decision.SWITCH
+        cheaper = not over and trend.rounds_since_best == 0 and another_pays(measured)
+        return Decision.COPY if cheaper else Decision.SWITCH
     if over or trend.rounds_since_best >= STALL_ROUNDS:
         return Decision.STALL
     return Decision.COPY

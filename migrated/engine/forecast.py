@@ -20,6 +20,7 @@ from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
     HASHED_BYTES_PER_SECOND,
     MOST_THROTTLE,
+    ROUND_SECONDS,
     Changed,
     Decision,
     Measured,
@@ -37,10 +38,6 @@ from migrated.engine.writing import Writing
 from migrated.pages import PAGE_SIZE
 
 __all__ = ["Forecast", "Job", "predict"]
-
-_ROUND_SECONDS = 0.003
-"""What a round takes without a page: a task through either pool, and the messages at its end."""
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -213,7 +210,7 @@ class _Run:
         filling = min(due.looked, SMALLEST) * (cost.packing / hosts.speed + cost.unpacking / hosts.far_speed)
         sending = due.changed * page_seconds(cost, hosts)[0]
         looking = (due.looked - due.changed) * self._job.looking / (hosts.workers * hosts.speed)
-        return sending + looking + filling + hosts.round_trip + _ROUND_SECONDS
+        return sending + looking + filling + hosts.round_trip + ROUND_SECONDS
 
     def _measured(self, sent: _Due, due: _Due, interval: float) -> Measured:
         """What the engine would have measured now, ``due`` next; see :meth:`PreCopy._measure`."""
@@ -238,6 +235,7 @@ class _Run:
             fixed,
             job.scan_seconds,
             known / interval,
+            round_seconds=self._hosts.round_trip + ROUND_SECONDS if job.exact else math.inf,
         )
 
     def _switched(self, last: _Due, *, converges: bool) -> Forecast:

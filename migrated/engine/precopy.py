@@ -8,6 +8,7 @@ from migrated.engine.convergence import (
     GUESSED_FIXED_SECONDS,
     HASHED_BYTES_PER_SECOND,
     MOST_THROTTLE,
+    ROUND_SECONDS,
     Changed,
     Decision,
     Measured,
@@ -218,7 +219,10 @@ class PreCopy:
         rate = min(self._wire_rate.of(pages * per_page), self.tuning.bandwidth)
         # A tracker that only names candidates knows nothing of writes before a round has compared them.
         known = pages if exact or self.round > 1 else 0
-        return Measured(pages, per_page, rate, fixed, scan_seconds, known / interval, look_seconds)
+        round_seconds = ROUND_SECONDS + look_seconds if exact else math.inf
+        return Measured(
+            pages, per_page, rate, fixed, scan_seconds, known / interval, look_seconds, round_seconds
+        )
 
     async def _stalled(self, trend: Trend, expected: float, fixed: float) -> bool:
         """True to switch over now; False to go on with rounds, the guest slowed down."""

@@ -1,6 +1,7 @@
 """When to stop the guest: a pure function of measurements and limits."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from migrated.engine.convergence import (
     Measured,
     Trend,
     WireRate,
+    another_pays,
     decide,
     expected_downtime,
     longest_downtime,
@@ -112,6 +114,44 @@ def test_rounds_without_a_real_gain_stall(gain: float) -> None:
         trend = trend.after(10.0 * (1 - gain))
         assert (trend.rounds_since_best >= STALL_ROUNDS) is (number == STALL_ROUNDS)
     assert judged(measured(pages=100_000), trend) is Decision.STALL
+
+
+def writing(pages: int, dirty: float, rate: float = 1e8) -> Measured:
+    """Pages of 2000 bytes remain, and the guest writes so many more a second."""
+    return Measured(pages, 2000.0, rate, 0.03, 0.003, dirty, round_seconds=0.005)
+
+
+def test_a_pause_within_the_limit_is_made_shorter_while_that_costs_less() -> None:
+    assert expected_downtime(writing(2000, 5000)) < LIMIT
+    assert judged(writing(2000, 5000)) is Decision.COPY, "5 ms of writes instead of 40"
+    assert judged(writing(240, 5000)) is Decision.SWITCH, "there is little to save"
+    assert judged(writing(2000, 30_000)) is Decision.SWITCH, "it writes more than half of it again"
+    assert judged(writing(2000, 5000), max_rounds=1) is Decision.SWITCH, "there is no other"
+    assert judged(measured(pages=500)) is Decision.SWITCH, "each round compares all memory"
+
+
+def test_no_round_is_made_for_a_shorter_pause_when_the_one_before_did_not_help() -> None:
+    """The guest writes the same few pages again and again: they are few a second, and as many after each round."""
+    each = writing(2000, 5000)
+    trend, decisions = Trend(), []
+    for _ in range(3):
+        trend = trend.after(expected_downtime(each))
+        decisions.append(decide(each, trend, downtime_limit=LIMIT, max_rounds=100))
+    assert decisions == [Decision.COPY, Decision.SWITCH, Decision.SWITCH]
+
+
+@given(st.integers(0, 1 << 24), st.floats(0, 1e7), st.floats(1e3, 1e11))
+def test_what_another_round_saves_is_more_than_it_takes(pages: int, dirty: float, rate: float) -> None:
+    each = writing(pages, dirty, rate)
+    if another_pays(each):
+        sending = each.remaining_wire_bytes / rate
+        took = sending + each.scan_seconds + each.round_seconds
+        after = replace(each, remaining_pages=math.ceil(dirty * took))
+        saved = expected_downtime(each) - expected_downtime(after)
+        longer = took + expected_downtime(after) - expected_downtime(each)
+        rounded = 2000.0 / rate  # the last page counts whole
+        assert saved >= 0.01 - rounded
+        assert saved >= longer - 2 * rounded
 
 
 POSITIVE = st.floats(1e-3, 1e12)
