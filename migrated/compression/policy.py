@@ -299,7 +299,7 @@ class Auto:
     def wants_sample(self) -> bool:
         """Whether too little is known of the pages that come now, where the link may be slow: at first, and while
         nothing is compressed although the link is what is slow. Where compressing pays some more are wanted, while the
-        link leaves workers time."""
+        link leaves workers time; and one of all rungs at once, if only the first was tried."""
         if self._blind >= _BLIND:
             return self._waits_for_link
         if self._quickly and len(self.to_sample) > 1:
