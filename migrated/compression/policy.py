@@ -148,8 +148,9 @@ and so do some of these."""
 _LINK_BYTES = 16 << 20
 """Bytes over which a link's rate is measured while batches wait for it: more than its buffers hold."""
 
-_TRY_FASTER = 0.05
-"""What a batch that found the link idle takes off the time that the link is thought to need."""
+_TRY_FASTER, _TRY_BYTES = 0.05, 1 << 20
+"""What a batch that found the link idle takes off the time that the link is thought to need, and its bytes on the wire;
+fewer take less of it. The small batches of a late round are many, and each finds room in the link's buffers."""
 
 FAST_LINK = 4e-9
 """Seconds a byte: 2 Gb/s. Over a faster one a page that travels as it is takes less time than the workers would."""
@@ -399,13 +400,14 @@ class Auto:
             return  # what fills buffers
         self._measured_bytes += wire_bytes
         weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._measured_bytes))
+        faster = _TRY_FASTER * min(1.0, wire_bytes / _TRY_BYTES)
         if now < self._link and not waited:
-            weight = _TRY_FASTER
+            weight = faster
         if not self._waits:
             # It was its own work, or a core, that it waited for.
-            now, weight = min(slept, self._link), _TRY_FASTER
+            now, weight = min(slept, self._link), faster
         elif not self._waits_for_link:
-            now, weight = min(now, self._link), _TRY_FASTER
+            now, weight = min(now, self._link), faster
         self._link += weight * (now - self._link)
 
     def choose(self) -> Choice:

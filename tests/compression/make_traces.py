@@ -1,6 +1,7 @@
 """Record what the policy was told and asked while real memory moved over real links, for tests without either.
 
     python tests/compression/make_traces.py          as root; writes tests/compression/recorded/*.jsonl anew
+    python tests/compression/make_traces.py choices  keeps what was told, and writes what the policy of now chooses
 
 Memory is files of this host; both sides share its cores. A line is what the policy was told, or that it was asked.
 """
@@ -152,7 +153,23 @@ def record(name: str) -> None:
     print(f"{name}: {report['total_seconds']:.1f} s, {report['raw_bytes_by_codec']}")
 
 
+def choose_again() -> None:
+    """For a policy that chooses otherwise, on a host unlike the recorded one."""
+    from test_policy_traces import replayed
+
+    for path in sorted(RECORDED.iterdir()):
+        chosen = iter(replayed(path.stem))
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if line[0] == "choose":
+                rung = next(chosen)
+                line[1:] = rung.codec, rung.level
+        path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["choices"]:
+        sys.exit(choose_again())
     if len(sys.argv) > 1:
         sys.exit(client(Path(sys.argv[1]), sys.argv[2:]))
     RECORDED.mkdir(exist_ok=True)

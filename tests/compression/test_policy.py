@@ -173,6 +173,19 @@ def test_who_sends_and_has_no_core_does_not_take_the_link_for_slow() -> None:
     assert auto.choose().rung == NONE
 
 
+def test_many_small_batches_say_no_more_of_an_idle_link_than_a_few_large_ones() -> None:
+    """A late round is cut into small ones, and each finds room in the link's buffers."""
+
+    def after(wire_bytes: int) -> float:
+        auto = Auto(RUNGS, workers=2)
+        send(auto, asleep=0.9)
+        for _ in range((16 << 20) // wire_bytes):
+            auto.sent(NONE, wire_bytes, 1e-9 * wire_bytes, asleep=0.0, waited=False, there=1e-9)
+        return auto.link_seconds
+
+    assert after(128 << 10) == pytest.approx(after(1 << 20), rel=0.05)
+
+
 def test_a_slow_destination_is_not_given_more_to_do() -> None:
     made = pipeline(1e10, SMALL, shared=False)
     made.far_factor = 20.0

@@ -48,7 +48,7 @@ def share(chosen: list[Rung], of: set[Rung]) -> float:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECORDED.iterdir()))
 def test_it_chooses_as_it_did(name: str) -> None:
-    """Differs once the policy is changed: look at what it chooses now, and record anew."""
+    """Differs once the policy is changed: look at what it chooses now, and write that down (make_traces.py choices)."""
     lines = [json.loads(line) for line in (RECORDED / f"{name}.jsonl").read_text().splitlines()]
     assert replayed(name) == [Rung(*each[1:]) for each in lines if each[0] == "choose"]
 
