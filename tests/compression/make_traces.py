@@ -169,9 +169,10 @@ def choose_again() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["choices"]:
-        sys.exit(choose_again())
-    if len(sys.argv) > 1:
+        choose_again()
+    elif len(sys.argv) > 1:
         sys.exit(client(Path(sys.argv[1]), sys.argv[2:]))
-    RECORDED.mkdir(exist_ok=True)
-    for each in LINKS:
-        record(each)
+    else:
+        RECORDED.mkdir(exist_ok=True)
+        for each in LINKS:
+            record(each)
