@@ -186,6 +186,26 @@ def test_many_small_batches_say_no_more_of_an_idle_link_than_a_few_large_ones() 
     assert after(128 << 10) == pytest.approx(after(1 << 20), rel=0.05)
 
 
+def test_workers_that_wait_for_cores_leave_less_to_the_link() -> None:
+    """Who sends waits for them, too, so that both are not busy at the same time."""
+
+    def share_of_raw(stretch: float, link: float) -> float:
+        auto = Auto((LZ4,), workers=2)
+        auto.sampled({LZ4: Cost(4.8e-9 / stretch, 0.42)})
+        for _ in range(100):
+            # As slow altogether, by their own work or for want of cores.
+            cpu = 7.4e-9 * 4e6 / stretch
+            auto.packed(
+                *(NONE, 4_000_000, 4_000_000), codec_seconds=0.0, cpu_seconds=cpu, seconds=stretch * cpu
+            )
+            auto.sent(NONE, 4_000_000, link * 4e6, asleep=0.9 * link * 4e6, waited=True, there=1e-9)
+        return sum(auto.choose().rung == NONE for _ in range(80)) / 80
+
+    assert 0.2 < share_of_raw(1.0, 8e-9) < 0.8
+    assert share_of_raw(2.1, 8e-9) == 0.0
+    assert share_of_raw(2.1, 3e-9) == 1.0, "over a fast link workers are dearer"
+
+
 def test_a_slow_destination_is_not_given_more_to_do() -> None:
     made = pipeline(1e10, SMALL, shared=False)
     made.far_factor = 20.0

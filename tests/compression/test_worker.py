@@ -1,6 +1,7 @@
 """A worker's functions, called in this process: pages into a slot, and out of it."""
 
 import dataclasses
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worker_sides import BATCH, CODECS, PAGE, PAGES, SLOT, Side, move, pack, page, run, to_unpack
 
-from migrated.compression import worker
+from migrated.compression import registry, worker
 from migrated.compression.digest import region_sum
-from migrated.compression.jobs import ToUnpack
+from migrated.compression.jobs import ToSample, ToUnpack
 from migrated.compression.layout import RAW
+from migrated.compression.policy import Rung
 from migrated.errors import IntegrityError
 from migrated.memory.shared import SharedMemory
 from migrated.pages import PageSet
@@ -182,3 +184,26 @@ def test_rehashing_sees_what_is_there_and_not_what_was_sent(source: Side) -> Non
 def test_functions_need_a_worker() -> None:
     with pytest.raises(RuntimeError, match="start_worker"):
         worker.rehash(0, b"")
+
+
+def test_no_codec_of_a_sample_pays_for_the_memory_that_all_write_to(
+    source: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one would look slower than the next ones: such memory is dear."""
+    for place in range(200):
+        source.write(place, page("text"))
+    faults: list[int] = []
+
+    class Writing:
+        def compress_into(self, data: memoryview, out: memoryview) -> int:
+            filling = bytes(len(out))
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+            out[:] = filling
+            faults.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+            return 0
+
+    monkeypatch.setattr(registry, "create", lambda codec, level: Writing())
+    rungs = (Rung("lz4", 1), Rung("zstd", 1))
+    found = source.worker.sample(ToSample(1, run((0, 200)).tobytes(), rungs))
+    assert set(found) == set(rungs)
+    assert faults == [0, 0]
