@@ -229,12 +229,11 @@ class _Place:
     here: float
     link: float
     there: float
-    link_weight: float
 
-    @property
-    def cost(self) -> float:
+    def cost(self, link_weight: float) -> float:
+        """Seconds that count for a byte; ``link_weight`` is that of the link's time, also where others are slower."""
         slowest = max(self.here, self.link, self.there)
-        return slowest + _FRUGAL * (self.here + self.there) + self.link_weight * self.link
+        return slowest + _FRUGAL * (self.here + self.there) + link_weight * self.link
 
     @property
     def why(self) -> Why:
@@ -420,8 +419,9 @@ class Auto:
             return Choice(NONE, Why.START if self._sent_bytes < START_BYTES else Why.WORKERS)
         known = self._known
         places = list(self._places(known))
-        place = min(places, key=lambda each: each.cost)
-        if places[0].cost < SURELY * place.cost:
+        weight = self._link_weight
+        place = min(places, key=lambda each: each.cost(weight))
+        if places[0].cost(weight) < SURELY * place.cost(weight):
             place = places[0]
         self._pays = place is not places[0]
         self._owed += place.share
@@ -466,12 +466,11 @@ class Auto:
             here=self._stretch * (self._overhead + mix.seconds) / self._workers,
             link=self._link * mix.wire,
             there=self._there + self._stretch * (mix.unpacking - self._unpacking) / self._far_workers,
-            link_weight=SHARED_LINK + (self._waiting_for_cores if self._link >= FAST_LINK else 0.0),
         )
 
     @property
-    def _waiting_for_cores(self) -> float:
-        """The share of their time that workers wait for a core, and so does who sends: the link then runs dry between
-        two batches. Raw ones among LZ4's kept workers and link busy for 70 and 80 % of the time, and moved less than
-        LZ4 alone. Over a fast link the workers' time is dearer than that."""
-        return 1.0 - 1.0 / self._stretch
+    def _link_weight(self) -> float:
+        """More than that of a shared link by the share of their time that workers wait for a core. So does who sends
+        then, and the link runs dry between two batches: raw ones among LZ4's kept workers and link busy for 70 and 80 %
+        of the time, and moved less than LZ4 alone. Over a fast link the workers' time is dearer than that."""
+        return SHARED_LINK + (1.0 - 1.0 / self._stretch if self._link >= FAST_LINK else 0.0)
