@@ -26,7 +26,8 @@ that only what it writes meanwhile is left for the pause:
     sending = remaining_wire_bytes / wire rate
     written = pages dirtied a second x (sending + scan + round) x wire bytes per page / wire rate
 
-It is made as long as it saves more than that, 10 ms at least, and the round before it has helped, too.
+It is made as long as the pause gets shorter by a quarter of what the whole gets longer, 4 ms at least, and the round
+before it has helped, too.
 """
 
 import math
@@ -59,8 +60,11 @@ GUESSED_FIXED_SECONDS = 0.03
 ROUND_SECONDS = 0.003
 """What a round takes without a page: a task through either pool, and the messages at its end."""
 
-_WORTH_SECONDS = 0.01
+_WORTH_SECONDS = 0.004
 """Of a pause: to save less than this no further round is made."""
+
+_PAUSE_WEIGHT = 4.0
+"""Seconds of a migration that are given for one of its pause: the guest's clients notice that one."""
 
 HASHED_BYTES_PER_SECOND = 0.9e9
 """One worker reading and hashing pages that did not change: 1 GiB took two of them 0.58 s."""
@@ -225,14 +229,14 @@ def _downtime(measured: Measured, slower: float) -> float:
 
 
 def another_pays(measured: Measured) -> bool:
-    """Whether one more round makes the pause shorter by more than it makes the migration longer."""
+    """Whether what one more round takes from the pause is worth what it adds to the migration."""
     rate = measured.wire_bytes_per_second
     if rate <= 0 or math.isinf(measured.round_seconds):
         return False
     besides = measured.scan_seconds + measured.round_seconds
     sending = measured.remaining_wire_bytes / rate
     written = measured.dirty_pages_per_second * (sending + besides) * measured.wire_bytes_per_page / rate
-    return sending - written > max(written + besides, _WORTH_SECONDS)
+    return sending - written > max((written + besides) / _PAUSE_WEIGHT, _WORTH_SECONDS)
 
 
 def decide(measured: Measured, trend: Trend, *, downtime_limit: float, max_rounds: int) -> Decision:

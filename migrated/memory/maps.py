@@ -11,8 +11,10 @@ from migrated.errors import AccessError, GuestDiedError
 
 __all__ = ["Mapping", "Writer", "WriterSearch", "find_writers", "mappings_of_file", "parse_maps", "read_maps"]
 
+_BOUNDS = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
 _LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?")
 _DELETED = " (deleted)"
+_ALL_ADDRESSES = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +60,24 @@ class Mapping:
         return self.path.startswith(("[vdso", "[vvar", "[vsyscall", "[uprobes"))
 
 
-def parse_maps(text: str) -> list[Mapping]:
-    """The mappings of a /proc/PID/maps text, in the order of addresses."""
+def parse_maps(text: str, start: int = 0, stop: int = _ALL_ADDRESSES) -> list[Mapping]:
+    """The mappings of a /proc/PID/maps text that have an address of [start, stop), in the order of addresses."""
     found = []
     for line in text.splitlines():
+        # Of the hundreds that a process has: to take a line apart costs ten times this look at it.
+        bounds = _BOUNDS.match(line)
+        if bounds is not None and int(bounds[1], 16) >= stop:
+            break
+        if bounds is not None and int(bounds[2], 16) <= start:
+            continue
         match = _LINE.fullmatch(line)
         if match is None:
             raise ValueError(f"not a line of /proc/PID/maps: {line!r}")
-        start, stop, perms, offset, major, minor, inode, path = match.groups()
+        low, high, perms, offset, major, minor, inode, path = match.groups()
         found.append(
             Mapping(
-                start=int(start, 16),
-                stop=int(stop, 16),
+                start=int(low, 16),
+                stop=int(high, 16),
                 perms=perms,
                 offset=int(offset, 16),
                 device=os.makedev(int(major, 16), int(minor, 16)),
@@ -80,9 +88,10 @@ def parse_maps(text: str) -> list[Mapping]:
     return found
 
 
-def read_maps(pid: int) -> list[Mapping]:
-    """The mappings of a process. Raises ``GuestDiedError`` (it ended) or ``AccessError``."""
-    return parse_maps(_read_maps_text(pid))
+def read_maps(pid: int, start: int = 0, stop: int = _ALL_ADDRESSES) -> list[Mapping]:
+    """The mappings of a process that have an address of [start, stop). Raises ``GuestDiedError`` (it ended) or
+    ``AccessError``."""
+    return parse_maps(_read_maps_text(pid), start, stop)
 
 
 def mappings_of_file(pid: int, file: int | str | Path) -> list[Mapping]:

@@ -127,12 +127,12 @@ async def pre_copy(fakes: Fakes, **changes: Any) -> list[Event]:
 
 
 async def test_the_guest_is_paused_when_the_rest_fits() -> None:
-    fakes = Fakes([Round(PAGES, written=20_000), Round(20_000, written=200)])
+    fakes = Fakes([Round(PAGES, written=20_000), Round(20_000, written=90)])
     events = await pre_copy(fakes)
     assert [event.round for event in events if isinstance(event, RoundFinished)] == [1, 2]
     last = [event for event in events if isinstance(event, Estimated)][-1]
     assert last.wire_bytes_per_second == pytest.approx(WIRE_RATE)
-    assert last.expected_downtime == pytest.approx(0.03 + 200 * PAGE_SIZE / WIRE_RATE, rel=0.05)
+    assert last.expected_downtime == pytest.approx(0.03 + 90 * PAGE_SIZE / WIRE_RATE, rel=0.05)
 
 
 async def test_one_more_round_makes_a_pause_that_fits_shorter() -> None:

@@ -30,6 +30,18 @@ class TestParse:
         assert (stack.anonymous, stack.special, vdso.special) == (True, False, True)
         assert (last.readable, last.path) == (False, "")
 
+    def test_only_what_has_such_addresses(self) -> None:
+        """Bounds as of the second line: its first byte, its last, the one before and the one behind it."""
+        start, stop = 0x7F52E4ED9000, 0x7F52E52D9000
+
+        def names(low: int, high: int) -> list[str]:
+            return [each.path for each in parse_maps(TEXT, low, high)]
+
+        assert names(start, start + 1) == names(stop - 1, stop) == ["/dev/shm/ram"]
+        assert names(start - 1, start) == names(stop, stop + 1) == []
+        assert names(stop - 1, 0x7FFC1FDD0001) == ["/dev/shm/ram", "[stack]", "[vdso]"]
+        assert names(0, start) == ["/usr/bin/python3 odd name"]
+
     def test_own(self) -> None:
         assert any(each.path == "[stack]" for each in read_maps(os.getpid()))
 

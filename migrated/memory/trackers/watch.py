@@ -15,11 +15,12 @@ _Piece = tuple[int, int, int, int, int, bool]
 class MappingWatch:
     """What lies behind the tracked intervals of ``targets`` now, and whether that is still so later.
 
-    ``read`` gives the mappings of a pid. Raises ``GuestError`` when an interval is not wholly mapped.
+    ``read`` gives the mappings of a pid between two addresses. Raises ``GuestError`` when an interval is not wholly
+    mapped.
     """
 
     def __init__(
-        self, targets: Sequence[TrackTarget], read: Callable[[int], list[Mapping]] = read_maps
+        self, targets: Sequence[TrackTarget], read: Callable[[int, int, int], list[Mapping]] = read_maps
     ) -> None:
         self._targets = tuple(targets)
         self._read = read
@@ -35,7 +36,12 @@ class MappingWatch:
                 )
 
     def _look(self) -> list[list[_Piece]]:
-        mappings = {pid: self._read(pid) for pid in {target.pid for target in self._targets}}
+        mappings: dict[int, list[Mapping]] = {}
+        for pid in {target.pid for target in self._targets}:
+            mine = [target for target in self._targets if target.pid == pid]
+            # Not all that it has: the guest may stand still meanwhile.
+            start, stop = min(each.start for each in mine), max(each.stop for each in mine)
+            mappings[pid] = self._read(pid, start, stop)
         return [_pieces(target, mappings[target.pid]) for target in self._targets]
 
 

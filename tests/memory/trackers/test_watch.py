@@ -14,9 +14,9 @@ AT_FIRST = "00001000-00008000 rw-s 00001000 00:01 5 /ram"
 def look(first: str, then: str) -> None:
     answers = iter([first, then])
 
-    def read(pid: int) -> list[Mapping]:
+    def read(pid: int, start: int, stop: int) -> list[Mapping]:
         assert pid == TARGET.pid
-        return parse_maps(next(answers))
+        return parse_maps(next(answers), start, stop)
 
     MappingWatch([TARGET], read).check()
 
