@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -47,12 +48,17 @@ async def test_jobs_run_in_the_workers_and_all_of_them_work(pool: Pool) -> None:
     assert found == pool.pids
 
 
-async def test_what_does_not_fit_in_the_socket_waits(pool: Pool) -> None:
-    busy = [pool.run(time.sleep, 0.05) for _ in range(WORKERS)]
+async def test_what_does_not_fit_in_the_socket_waits(pool: Pool, tmp_path: Path) -> None:
+    gates = [tmp_path / f"gate-{number}" for number in range(WORKERS)]
+    for gate in gates:
+        os.mkfifo(gate)
+    busy = [pool.run(Path.read_bytes, gate) for gate in gates]
     jobs = [pool.run(len, LARGE) for _ in range(MANY)]
     waiting = asyncio.gather(*busy, *jobs)
     await asyncio.sleep(0)
     assert pool._unsent
+    for gate in gates:
+        await asyncio.to_thread(gate.write_bytes, b"")
     assert (await waiting)[WORKERS:] == [len(LARGE)] * MANY
 
 
