@@ -121,7 +121,7 @@ def writing(pages: int, dirty: float, rate: float = 1e8) -> Measured:
     return Measured(pages, 2000.0, rate, 0.03, 0.003, dirty, round_seconds=0.005)
 
 
-def test_a_pause_within_the_limit_is_made_shorter_while_that_costs_less() -> None:
+def test_a_pause_within_the_limit_is_made_shorter_while_that_costs_little() -> None:
     assert expected_downtime(writing(2000, 5000)) < LIMIT
     assert judged(writing(2000, 5000)) is Decision.COPY, "5 ms of writes instead of 40"
     assert judged(writing(400, 5000)) is Decision.COPY, "7 ms of the pause for 9 of the migration"
@@ -142,7 +142,7 @@ def test_no_round_is_made_for_a_shorter_pause_when_the_one_before_did_not_help()
 
 
 @given(st.integers(0, 1 << 24), st.floats(0, 1e7), st.floats(1e3, 1e11))
-def test_what_another_round_saves_is_more_than_it_takes(pages: int, dirty: float, rate: float) -> None:
+def test_what_another_round_saves_is_a_quarter_of_what_it_takes(pages: int, dirty: float, rate: float) -> None:
     each = writing(pages, dirty, rate)
     if another_pays(each):
         sending = each.remaining_wire_bytes / rate
