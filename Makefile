@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    echo "building $(VENV) with $$python ($$("$$python" -V))"; \
 	    "$$python" -m venv --clear $(VENV) || exit 1; \
 	fi
-	@$(PIP) install -c constraints.txt hatchling editables
+	@$(PIP) install -c constraints.txt hatchling
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
