@@ -65,6 +65,18 @@ def test_a_cell(made: Make) -> None:
     assert "of its processors' time others got 0 ms a migration (0-20)" in " ".join(text.split())
 
 
+def test_auto_and_the_best_fixed_choice(made: Make) -> None:
+    text = shown(
+        made("migrated:lz4", 1, total_seconds=2.0),
+        made("migrated:lz4", 2, total_seconds=4.0),
+        made("migrated:auto", 1, total_seconds=3.0),
+        made("migrated:auto", 2, total_seconds=3.3),
+    )
+    told = "total time of migrated:auto to that of the best choice of ours, migrated:lz4: 1.05; run by run 0.82 to 1.50"
+    assert told in " ".join(text.split())
+    assert "best choice of ours" not in shown(made("migrated:lz4"))
+
+
 def test_a_cell_that_is_not_scored(made: Make) -> None:
     text = shown(made(link="200 Mb/s", guest="mixed:40MB/s", written_rate=4e7))
     assert "200 Mb/s, mixed:40MB/s, rewrites 40 MB/s (more than the link carries: not scored)" in text

@@ -1,12 +1,13 @@
 """Medians, spread, and ratios to the best mode of QEMU."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from migrated.bench.vm.drive import Status
 from migrated.bench.vm.results import Measurement
-from migrated.bench.vm.summary import as_plain, summarise
+from migrated.bench.vm.summary import Spread, as_plain, summarise
 
 Make = Callable[..., Measurement]
 
@@ -63,6 +64,43 @@ def test_without_a_mode_of_qemu_there_is_no_ratio(made: Make) -> None:
     (cell,) = summarise([made("migrated:lz4")])
     assert cell.best is None
     assert cell.ratio(cell.modes[0], "total") is None
+
+
+def test_auto_stands_beside_the_best_choice_that_is_fixed(made: Make) -> None:
+    totals = {
+        "qemu:none": (0.5, 0.5, 0.5),
+        "migrated:off": (5.0, 5.0, 5.0),
+        "migrated:lz4": (2.0, 2.5, 1.0),
+        "migrated:auto": (3.0, 2.0, 1.1),
+    }
+    (cell,) = summarise(
+        made(mode, run, total_seconds=total)
+        for mode, each in totals.items()
+        for run, total in enumerate(each, 1)
+    )
+    assert cell.auto is not None
+    assert cell.auto.fixed == "migrated:lz4"
+    assert cell.auto.ratio == Spread(1.0, 0.8, 1.5), "of the medians; then of two moves of one run"
+    (plain,) = as_plain([cell])
+    assert plain["auto"] == {"fixed": "migrated:lz4", "ratio": {"median": 1.0, "low": 0.8, "high": 1.5}}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [("qemu:none", {})],
+        [("migrated:lz4", {"intact": False})],
+        [("migrated:lz4", {"status": Status.NEVER, "why": "not done"})],
+    ],
+)
+def test_auto_stands_beside_nothing_that_did_not_move_the_guest(
+    made: Make, others: list[tuple[str, dict[str, Any]]]
+) -> None:
+    (cell,) = summarise([made("migrated:auto"), *(made(mode, **facts) for mode, facts in others)])
+    assert cell.auto is None
+    (cell,) = summarise([made("migrated:lz4"), *(made(mode, **facts) for mode, facts in others)])
+    assert cell.auto is None, "there is none"
 
 
 def test_one_guest_that_is_wrong_shows(made: Make) -> None:

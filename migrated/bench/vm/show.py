@@ -109,6 +109,11 @@ def _below(cell: CellSummary) -> Iterator[str]:
     for mode in cell.modes:
         if mode.why:
             yield f"{mode.mode}: {'' if mode.intact else 'WRONG: '}{mode.why}"
+    if cell.auto:
+        yield (
+            f"total time of migrated:auto to that of the best choice of ours, {cell.auto.fixed}: "
+            f"{cell.auto.ratio.median:.2f}; run by run {cell.auto.ratio.low:.2f} to {cell.auto.ratio.high:.2f}"
+        )
     probe, stolen = cell.probe, cell.stolen
     yield (
         f"noise of this host: a fixed piece of work took {1000 * probe.median:.0f} ms "

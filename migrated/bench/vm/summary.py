@@ -10,9 +10,10 @@ from migrated.bench.vm.guests import parse_guest
 from migrated.bench.vm.plan import Cell, LinkRate
 from migrated.bench.vm.results import Measurement
 
-__all__ = ["CellSummary", "ModeSummary", "Spread", "as_plain", "summarise"]
+__all__ = ["AutoTime", "CellSummary", "ModeSummary", "Spread", "as_plain", "summarise"]
 
 _QEMU = "qemu:"
+_AUTO = "migrated:auto"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class ModeSummary:
 
 
 @dataclass(frozen=True)
+class AutoTime:
+    """The total time of codec `auto` to that of ``fixed``, the choice of ours with the lowest median: of the medians,
+    and the lowest and highest ratio of two moves of one run. Where these lie on both sides of 1 it may be noise."""
+
+    fixed: str
+    ratio: Spread
+
+
+@dataclass(frozen=True)
 class CellSummary:
     """A cell. ``best`` is QEMU's mode with the lowest median total time of those that always moved the guest intact;
     ``stolen`` are the seconds of a processor that another guest of the same machine got during a migration."""
@@ -66,6 +76,7 @@ class CellSummary:
     guest: str
     modes: tuple[ModeSummary, ...]
     best: ModeSummary | None
+    auto: AutoTime | None
     probe: Spread
     stolen: Spread
     written_rate: Spread | None
@@ -94,9 +105,7 @@ def summarise(measurements: Iterable[Measurement]) -> list[CellSummary]:
 
 def _cell(link: str, guest: str, by_mode: Mapping[str, Sequence[Measurement]]) -> CellSummary:
     modes = [_mode(mode, by_mode[mode]) for mode in sorted(by_mode, key=_place)]
-    steady = [
-        each for each in modes if each.is_qemu and each.total and each.intact and each.completed == each.runs
-    ]
+    steady = [each for each in modes if each.total and each.intact and each.completed == each.runs]
     every = [each for runs in by_mode.values() for each in runs]
     probe = Spread.of([each.probe_seconds for each in every])
     stolen = Spread.of([each.stolen_seconds for each in every])
@@ -106,11 +115,27 @@ def _cell(link: str, guest: str, by_mode: Mapping[str, Sequence[Measurement]]) -
         link,
         guest,
         tuple(modes),
-        min(steady, key=lambda each: each.total.median if each.total else 0.0, default=None),
+        _fastest(each for each in steady if each.is_qemu),
+        _auto_time(steady, by_mode),
         probe,
         stolen,
         Spread.of([each.written_rate for each in every if each.written_rate]),
     )
+
+
+def _fastest(modes: Iterable[ModeSummary]) -> ModeSummary | None:
+    return min(modes, key=lambda each: each.total.median if each.total else 0.0, default=None)
+
+
+def _auto_time(steady: Sequence[ModeSummary], by_mode: Mapping[str, Sequence[Measurement]]) -> AutoTime | None:
+    auto = next((each for each in steady if each.mode == _AUTO), None)
+    fixed = _fastest(each for each in steady if not (each.is_qemu or each is auto))
+    if not (auto and auto.total and fixed and fixed.total):
+        return None
+    totals = {each.run: each.total_seconds for each in by_mode[fixed.mode]}
+    pairs = [each.total_seconds / totals[each.run] for each in by_mode[_AUTO] if each.run in totals]
+    ratio = auto.total.median / fixed.total.median
+    return AutoTime(fixed.mode, Spread(ratio, min(pairs, default=ratio), max(pairs, default=ratio)))
 
 
 def _place(mode: str) -> bool:
@@ -156,6 +181,7 @@ def as_plain(cells: Iterable[CellSummary]) -> list[dict[str, Any]]:
             "guest": cell.guest,
             "scored": cell.scored,
             "best_qemu_mode": cell.best.mode if cell.best else None,
+            "auto": {"fixed": cell.auto.fixed, "ratio": cell.auto.ratio.__dict__} if cell.auto else None,
             "probe_seconds": cell.probe.__dict__,
             "stolen_seconds": cell.stolen.__dict__,
             "written_rate": cell.written_rate.__dict__ if cell.written_rate else None,
