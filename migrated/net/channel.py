@@ -6,8 +6,8 @@ and a torn stream is closed. Payloads bypass the parser: it never reads further 
 
 import asyncio
 import contextlib
+import math
 import socket
-import struct
 import time
 from dataclasses import replace
 from typing import Self
@@ -15,6 +15,7 @@ from typing import Self
 from migrated.engine.ports import Sent
 from migrated.errors import ConnectionLostError, MigratedError
 from migrated.net.pace import Pacer
+from migrated.net.tcp_info import tcp_info
 from migrated.net.this_thread import awake_seconds
 from migrated.protocol import BatchHeader, BatchLimits, Connection, Message, Ping, Pong, Role
 
@@ -32,9 +33,6 @@ _CONTROL_BYTES = 64 << 10
 _PIECE_BYTES = 256 << 10
 """What is given to the socket at once: a peer that takes less than this in ``idle_timeout`` is lost."""
 
-
-_TCP_INFO_RTT = 68
-"""Where in Linux's struct tcp_info the smoothed round trip is, in microseconds."""
 
 _PING_SECONDS = 0.25
 """Who has nothing to say says Ping this often: the peer's idle timeout is not known here, and may be a second."""
@@ -115,10 +113,15 @@ class SocketChannel:
     @property
     def round_trip(self) -> float:
         """Seconds to the peer and back as the kernel has seen them; 0 for a socket of this host."""
-        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return 0.0
-        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTT + 4)
-        return int(struct.unpack_from("=I", info, _TCP_INFO_RTT)[0]) * 1e-6
+        info = tcp_info(self._sock)
+        return info.round_trip if info else 0.0
+
+    @property
+    def delivery_rate(self) -> float:
+        """Bytes per second that the link carries, by the kernel, as last seen while there was enough to send; 0 if that
+        was not just now, for a socket of this host, and while a rate limit holds."""
+        info = tcp_info(self._sock) if math.isinf(self._pacer.rate) else None
+        return info.delivery_rate if info else 0.0
 
     def lose(self, error: ConnectionLostError) -> None:
         """Give the connection up: whoever reads or writes gets ``error``."""

@@ -114,6 +114,16 @@ async def test_what_pages_cost_is_known_for_each_rung(guest: FileSource) -> None
     assert all(cost.packing > 0 and cost.unpacking > 0 for cost in costs.values())
 
 
+async def test_pages_with_data_take_memory_there_that_is_in_no_cache(
+    guest: FileSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrated.engine.rehearsal._FRESH_SECONDS", 10.0)
+    costs = (await surveyed(guest, LZ4)).memory.costs
+    for cost in costs.values():
+        assert cost.unpacking == pytest.approx(10.0 * DATA_PAGES / USED_PAGES, rel=1e-3)
+        assert cost.packing < 1.0
+
+
 @pytest.mark.parametrize("level", [0, 1])
 async def test_a_migration_then_sends_as_much(sides: Sides, level: int) -> None:
     found = await surveyed(sides.source, LZ4)

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import cast
 
 import pytest
 
-from migrated.engine.ports import Channel
 from migrated.errors import PeerFailedError, ProtocolError, UnreachableError
 from migrated.net import link
 from migrated.net.channel import SocketChannel
@@ -40,9 +39,11 @@ class Simulated:
     """A connection of a known rate, in bytes per second, and round trip, whose peer answers; with a clock of its own,
     so that nothing here depends on how busy this host is."""
 
-    def __init__(self, rate: float, round_trip: float = 0.0) -> None:
+    def __init__(self, rate: float, round_trip: float = 0.0, told: Iterable[float] = ()) -> None:
+        """``told``: what the kernel says of each ping in turn, and 0 after that."""
         self.now = 1000.0
         self.sent_bytes = 0
+        self._told = iter(told)
         self._rate, self._round_trip = rate, round_trip
         self._answers: asyncio.Queue[Pong] = asyncio.Queue()
 
@@ -59,14 +60,52 @@ class Simulated:
     async def receive(self) -> Message:
         return await self._answers.get()
 
+    @property
+    def delivery_rate(self) -> float:
+        return next(self._told, 0.0)
+
 
 @pytest.mark.parametrize("rate", [4e3, 20e3, 0.5e6, 3e6, 125e6, 4e9])
 async def test_the_rate_is_what_the_link_lets_through(rate: float) -> None:
     simulated = Simulated(rate, 0.03)
-    channel = cast(Channel, simulated)
+    channel = cast(SocketChannel, simulated)
     found = await measure_link(channel, seconds=0.4, clock=lambda: simulated.now)
     assert found.bytes_per_second == pytest.approx(rate, rel=0.02)
     assert found.round_trip == pytest.approx(0.03, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ([0.0] * 10 + [2e9, 1e9, 3e9] * 100, 2e9),  # pings take the processors' time: the link carries more
+        ([80e6, 90e6, 70e6] * 100, 100e6),  # what arrived did arrive
+        ([2e9] * 5, 100e6),  # too seldom to say anything
+        ([2e9, 0.0, 0.0] * 100, 2e9),
+    ],
+)
+async def test_the_kernel_knows_of_a_link_that_pings_do_not_fill(told: list[float], found: float) -> None:
+    simulated = Simulated(100e6, told=told)
+    measured = await measure_link(cast(SocketChannel, simulated), seconds=0.4, clock=lambda: simulated.now)
+    assert measured.bytes_per_second == pytest.approx(found, rel=0.02)
+
+
+async def test_what_the_kernel_told_before_the_link_was_warm_does_not_count() -> None:
+    """A token bucket's burst passes at any rate."""
+    simulated = Simulated(100e6, told=[2e9] * 40)
+    measured = await measure_link(cast(SocketChannel, simulated), seconds=4.0, clock=lambda: simulated.now)
+    assert measured.bytes_per_second == pytest.approx(100e6, rel=0.02)
+
+
+async def test_of_several_connections_all_must_have_told() -> None:
+    def clock() -> float:
+        return max(each.now for each in both)
+
+    both = Simulated(50e6, told=[1e9] * 500), Simulated(50e6)
+    found = await measure_link(*cast("list[SocketChannel]", both), seconds=0.5, clock=clock)
+    assert found.bytes_per_second < 200e6
+    both = Simulated(50e6, told=[1e9] * 500), Simulated(50e6, told=[2e9] * 500)
+    found = await measure_link(*cast("list[SocketChannel]", both), seconds=0.5, clock=clock)
+    assert found.bytes_per_second == 3e9
 
 
 @pytest.mark.parametrize(("rate", "least"), [(4e3, 4), (20e3, 4), (125e6, 40)])
@@ -74,7 +113,7 @@ async def test_a_slow_link_is_not_measured_for_long(rate: float, least: int) -> 
     """Pings grow only as long as they are taken at once."""
     simulated = Simulated(rate)
     began = simulated.now
-    await measure_link(cast(Channel, simulated), seconds=0.2, clock=lambda: simulated.now)
+    await measure_link(cast(SocketChannel, simulated), seconds=0.2, clock=lambda: simulated.now)
     assert simulated.now - began <= max(0.2 + 2 * link._PING_SECONDS, 4.1 * link._FIRST_PADDING / rate)
     assert simulated.sent_bytes >= least * link._FIRST_PADDING
 
@@ -145,14 +184,14 @@ async def test_several_connections_carry_what_they_carry_together() -> None:
     def clock() -> float:
         return max(each.now for each in both)
 
-    found = await measure_link(*cast("list[Channel]", both), seconds=0.5, clock=clock)
+    found = await measure_link(*cast("list[SocketChannel]", both), seconds=0.5, clock=clock)
     assert found.connections == 2
     assert found.bytes_per_second > 10e6
 
 
 async def test_those_that_fail_are_done_without_unless_all_do(ends: Ends) -> None:
     source, destination = ends
-    gone = cast(Channel, Gone())
+    gone = cast(SocketChannel, Gone())
     async with answering(destination):
         found = await measure_link(source, gone, seconds=0.05)
     assert found.connections == 1
