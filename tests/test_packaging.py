@@ -18,6 +18,14 @@ PINS = [Requirement(line) for line in LINES]
 IN_FORCE = {canonicalize_name(pin.name): pin for pin in PINS if pin.marker is None or pin.marker.evaluate()}
 
 
+def test_no_folder_beside_a_package_passes_for_a_module() -> None:
+    """A development install has `codecs` among the places where modules are looked for: `codecs/quicklz` was one, of
+    no content, wherever the real one was not installed."""
+    beside = [each.name for each in (ROOT / "codecs").iterdir() if not (each / "__init__.py").exists()]
+    assert "migrated-codec-quicklz" in beside
+    assert [name for name in beside if name.isidentifier() and name != "__pycache__"] == []
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_a_pin_is_a_name_and_one_version(line: str) -> None:
     assert re.fullmatch(r'[\w.-]+==[\w.]+( ; python_version (<|>=) "3\.\d+")?', line)

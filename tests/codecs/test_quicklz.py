@@ -1,4 +1,4 @@
-"""The example of a codec from outside, `codecs/quicklz`: installed apart, found by its entry point, used."""
+"""The example of a codec from outside: installed apart, found by its entry point, used."""
 
 import importlib.util
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = Path(__file__).parents[2] / "codecs" / "quicklz"
+PLUGIN = Path(__file__).parents[2] / "codecs" / "migrated-codec-quicklz"
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("cc")]
 
