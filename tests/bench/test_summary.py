@@ -1,15 +1,25 @@
 """Medians, spread, and ratios to the best mode of QEMU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from migrated.bench.vm.drive import Status
 from migrated.bench.vm.results import Measurement
-from migrated.bench.vm.summary import Spread, as_plain, summarise
+from migrated.bench.vm.summary import CellSummary, Spread, as_plain, summarise
 
 Make = Callable[..., Measurement]
+
+
+def cell_of(made: Make, totals: Mapping[str, Sequence[float]]) -> CellSummary:
+    """One cell: total seconds of each run of some modes."""
+    (cell,) = summarise(
+        made(mode, run, total_seconds=total)
+        for mode, each in totals.items()
+        for run, total in enumerate(each, 1)
+    )
+    return cell
 
 
 def test_medians_and_ratios(made: Make) -> None:
@@ -18,11 +28,7 @@ def test_medians_and_ratios(made: Make) -> None:
         "qemu:multifd-zstd": (4.0, 3.0, 5.0),
         "migrated:lz4": (2.0, 2.5, 1.0),
     }
-    (cell,) = summarise(
-        made(mode, run, total_seconds=total)
-        for mode, each in totals.items()
-        for run, total in enumerate(each, 1)
-    )
+    cell = cell_of(made, totals)
     assert cell.best is not None
     assert cell.best.mode == "qemu:multifd-zstd"
     ours = cell.modes[-1]
@@ -73,11 +79,7 @@ def test_auto_stands_beside_the_best_choice_that_is_fixed(made: Make) -> None:
         "migrated:lz4": (2.0, 2.5, 1.0),
         "migrated:auto": (3.0, 2.0, 1.1),
     }
-    (cell,) = summarise(
-        made(mode, run, total_seconds=total)
-        for mode, each in totals.items()
-        for run, total in enumerate(each, 1)
-    )
+    cell = cell_of(made, totals)
     assert cell.auto is not None
     assert cell.auto.fixed == "migrated:lz4"
     assert cell.auto.ratio == Spread(1.0, 0.8, 1.5), "of the medians; then of two moves of one run"
