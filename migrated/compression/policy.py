@@ -26,9 +26,12 @@ Nothing is assumed of link, cores or guest. What a codec takes is sampled and fo
 time a batch takes the workers tells of the cores, also those that others use; the destination says what its workers
 take. The link shows its rate while batches wait for it, and is taken to be a little faster than it was while none
 does, while it moves no more than the destination's workers can take, or while who sends hardly sleeps: so it is tried
-again and again. Before who sends has slept nothing is compressed, and no page is looked at: the link may be none.
+again and again, but is not taken for faster than the kernel knows it to be. Before who sends has slept nothing is
+compressed, and no page is looked at: the link may be none.
 """
 
+import statistics
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -152,6 +155,9 @@ _TRY_FASTER, _TRY_BYTES = 0.05, 1 << 20
 """What a batch that found the link idle takes off the time that the link is thought to need, and its bytes on the wire;
 fewer take less of it. The small batches of a late round are many, and each finds room in the link's buffers."""
 
+_KERNELS = 16
+"""Rates that the kernel told, of which the median counts: one is of some packets, and as far off as a moment is."""
+
 FAST_LINK = 4e-9
 """Seconds a byte: 2 Gb/s. Over a faster one a page that travels as it is takes less time than the workers would."""
 
@@ -262,6 +268,8 @@ class Auto:
         self._stretch = 1.0
         self._sent_bytes = self._measured_bytes = 0
         self._link = 0.0
+        self._kernels: deque[float] = deque(maxlen=_KERNELS)
+        """What the link takes for a byte, by the kernel."""
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
@@ -379,11 +387,20 @@ class Auto:
         self._sampled[rung] = Cost(speed, old.wire, old.unpacking)
 
     def sent(
-        self, rung: Rung, wire_bytes: int, seconds: float, *, asleep: float, waited: bool, there: float
+        self,
+        rung: Rung,
+        wire_bytes: int,
+        seconds: float,
+        *,
+        asleep: float,
+        waited: bool,
+        there: float,
+        carries: float = 0.0,
     ) -> None:
         """Take in what sending a batch took. ``asleep``: of these seconds those in which who sent it slept;
         ``waited``: the connection was busy with another one when it came; ``there``: what a byte of memory takes the
-        workers at the destination, in seconds, as last heard; 0 if it has not been heard."""
+        workers at the destination, in seconds, as last heard; 0 if it has not been heard; ``carries``: bytes per second
+        that the link carries at most, by the kernel; 0 if it could not tell while this batch was sent."""
         if wire_bytes < _TELLING_BYTES:
             return
         cost = self._known.get(rung, _FREE)
@@ -396,19 +413,30 @@ class Auto:
         self._wire_pace += share * (now - self._wire_pace)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
+        self._hear_kernel(carries, waited)
         if not self._measured_bytes and not (there and self._waits_for_link):
             return  # what fills buffers
         self._measured_bytes += wire_bytes
-        weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._measured_bytes))
-        faster = _TRY_FASTER * min(1.0, wire_bytes / _TRY_BYTES)
-        if now < self._link and not waited:
-            weight = faster
         if not self._waits:
             # It was its own work, or a core, that it waited for.
-            now, weight = min(slept, self._link), faster
-        elif not self._waits_for_link:
-            now, weight = min(now, self._link), faster
-        self._link += weight * (now - self._link)
+            self._try_faster(slept, wire_bytes)
+        elif not self._waits_for_link or (now < self._link and not waited):
+            self._try_faster(now, wire_bytes)
+        else:
+            weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._measured_bytes))
+            self._link += weight * (now - self._link)
+
+    def _hear_kernel(self, carries: float, waited: bool) -> None:
+        """Heed what it tells; what it told is forgotten again while it cannot, since the link has not enough to do."""
+        if carries:
+            self._kernels.append(1.0 / carries)
+        elif self._kernels and not waited:
+            self._kernels.popleft()
+
+    def _try_faster(self, seconds: float, wire_bytes: int) -> None:
+        """Take the link for a little faster than it was thought to be: ``seconds`` a byte are no measure of it."""
+        fastest = max(seconds, statistics.median(self._kernels) if self._kernels else 0.0)
+        self._link -= _TRY_FASTER * min(1.0, wire_bytes / _TRY_BYTES) * max(0.0, self._link - fastest)
 
     def choose(self) -> Choice:
         """What the next batch gets."""

@@ -16,12 +16,14 @@ _T = TypeVar("_T")
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What sending a batch took: all of its bytes, and the seconds of the link that were its own; of them those in
-    which this side's event loop slept. ``waited``: the link was busy with others when it came."""
+    which this side's event loop slept. ``waited``: the link was busy with others when it came. ``carries``: bytes per
+    second that the link carries at most, by the kernel; 0 if it cannot tell."""
 
     wire_bytes: int
     seconds: float
     asleep: float
     waited: bool
+    carries: float = 0.0
 
 
 class Channel(Protocol):

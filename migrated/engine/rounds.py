@@ -260,6 +260,7 @@ class Pusher:
                 asleep=sent.asleep,
                 waited=sent.waited,
                 there=self._unpacking(),
+                carries=sent.carries,
             )
         self._observer(
             BatchMoved(

@@ -148,7 +148,7 @@ class SocketChannel:
                 await self._write(head, payload)
             seconds = time.monotonic() - began
             asleep = max(0.0, seconds - (awake_seconds() - awake))
-            return Sent(len(head) + len(payload), seconds, asleep, waited)
+            return Sent(len(head) + len(payload), seconds, asleep, waited, self.delivery_rate)
 
     async def _write(self, *parts: bytes | memoryview) -> None:
         writing = self._loop.create_task(self._send_all(parts))

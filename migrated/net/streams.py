@@ -158,7 +158,7 @@ class Streams:
         finally:
             self._idle.put_nowait(lane)
         # Those that send at a time share the link.
-        return Sent(sent.wire_bytes, sent.seconds / busy, sent.asleep / busy, waited)
+        return Sent(sent.wire_bytes, sent.seconds / busy, sent.asleep / busy, waited, sent.carries * busy)
 
     async def receive(self) -> Message | BatchHeader:
         """The next message."""

@@ -80,12 +80,10 @@ class Recorder(Auto):
         self._note("packed", rung.codec, rung.level, raw_bytes, wire_bytes, took)
         super().packed(rung, raw_bytes, wire_bytes, **took)
 
-    def sent(
-        self, rung: Rung, wire_bytes: int, seconds: float, *, asleep: float, waited: bool, there: float
-    ) -> None:
-        seconds, asleep, there = short(seconds), short(asleep), short(there)
-        self._note("sent", rung.codec, rung.level, wire_bytes, seconds, asleep, waited, there)
-        super().sent(rung, wire_bytes, seconds, asleep=asleep, waited=waited, there=there)
+    def sent(self, rung: Rung, wire_bytes: int, seconds: float, **took: float) -> None:
+        seconds, took = short(seconds), {name: short(value) for name, value in took.items()}
+        self._note("sent", rung.codec, rung.level, wire_bytes, seconds, took)
+        super().sent(rung, wire_bytes, seconds, **took)  # type: ignore[arg-type]
 
     def choose(self) -> Choice:
         choice = super().choose()

@@ -151,12 +151,21 @@ def test_it_changes_its_mind_when_the_link_changes() -> None:
     assert made.used.most_common(1)[0][0] == NONE
 
 
-def send(auto: Auto, *, asleep: float, batches: int = 30) -> None:
+def send(auto: Auto, *, asleep: float, batches: int = 30, carries: float = 0.0) -> None:
     """Batches of which each takes what it would over 1 Gb/s; ``asleep`` is a share of that."""
     seconds = 8e-9 * 4e6
     for _ in range(batches):
         auto.packed(NONE, 4_000_000, 4_000_000, codec_seconds=0.0, cpu_seconds=0.003, seconds=0.006)
-        auto.sent(NONE, 4_000_000, seconds, asleep=asleep * seconds, waited=True, there=1e-9)
+        auto.sent(
+            NONE, 4_000_000, seconds, asleep=asleep * seconds, waited=True, there=1e-9, carries=carries
+        )
+
+
+def find_idle(auto: Auto, batches: int, carries: float = 0.0) -> float:
+    """Batches for which nobody waited; what the link is thought to take for a byte then."""
+    for _ in range(batches):
+        auto.sent(NONE, 1_500_000, 0.5e-3, asleep=0.0, waited=False, there=1e-9, carries=carries)
+    return auto.link_seconds
 
 
 def test_who_sends_and_has_no_core_does_not_take_the_link_for_slow() -> None:
@@ -171,6 +180,38 @@ def test_who_sends_and_has_no_core_does_not_take_the_link_for_slow() -> None:
     send(auto, asleep=0.1, batches=200)
     assert auto.link_seconds < 1e-9
     assert auto.choose().rung == NONE
+
+
+def test_workers_that_are_slow_do_not_make_the_link_look_faster_than_the_kernel_knows_it_to_be() -> None:
+    auto = Auto(RUNGS, workers=2)
+    send(auto, asleep=0.9)
+    assert find_idle(auto, 100, carries=1.2e8) == pytest.approx(8e-9, rel=0.05)
+    assert find_idle(auto, 100, carries=2.4e8) == pytest.approx(4.2e-9, rel=0.05)
+
+
+def test_an_odd_rate_of_the_kernel_does_not_count() -> None:
+    auto = Auto(RUNGS, workers=2)
+    send(auto, asleep=0.9, carries=1.2e8)
+    for _ in range(20):
+        find_idle(auto, 1, carries=1e10)
+        find_idle(auto, 2, carries=1.2e8)
+    assert auto.link_seconds == pytest.approx(8e-9, rel=0.05)
+
+
+def test_what_the_kernel_told_is_forgotten_when_it_tells_no_more() -> None:
+    """A link that got faster has seldom enough to do for it to tell."""
+    auto = Auto(RUNGS, workers=2)
+    send(auto, asleep=0.9, carries=1.2e8)
+    find_idle(auto, 100, carries=1.2e8)
+    assert find_idle(auto, 100) < 1e-9
+
+
+@pytest.mark.parametrize("carries", [1e6, 1e10], ids=["slow", "fast"])
+def test_what_the_kernel_tells_is_no_measure_where_batches_wait(carries: float) -> None:
+    """Its bytes may only have gone to a proxy of this host, or a window still have been narrow."""
+    auto = Auto(RUNGS, workers=2)
+    send(auto, asleep=0.9, carries=carries)
+    assert auto.link_seconds == pytest.approx(8e-9, rel=0.05)
 
 
 def test_many_small_batches_say_no_more_of_an_idle_link_than_a_few_large_ones() -> None:

@@ -34,9 +34,8 @@ def replayed(name: str) -> list[Rung]:
                 codec, level, raw_bytes, wire_bytes, took = told
                 policy.packed(Rung(codec, level), raw_bytes, wire_bytes, **took)
             case "sent":
-                codec, level, wire_bytes, seconds, asleep, waited, there = told
-                rung = Rung(codec, level)
-                policy.sent(rung, wire_bytes, seconds, asleep=asleep, waited=waited, there=there)
+                codec, level, wire_bytes, seconds, took = told
+                policy.sent(Rung(codec, level), wire_bytes, seconds, **took)
             case "choose":
                 chosen.append(policy.choose().rung)
     return chosen

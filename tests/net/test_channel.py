@@ -15,6 +15,7 @@ import pytest
 from migrated.errors import ConnectionLostError, ProtocolError
 from migrated.net.channel import SocketChannel
 from migrated.net.pace import SLOWEST_RATE
+from migrated.net.tcp_info import TcpInfo
 from migrated.protocol import (
     RAW_CODEC,
     Aborted,
@@ -97,6 +98,20 @@ async def test_what_a_batch_took_is_told_from_what_its_sender_did(
     sent = await sending
     assert sent.seconds > 0
     assert sent.asleep == pytest.approx(share * sent.seconds, abs=1e-3)
+
+
+async def test_a_batch_tells_what_the_link_carries_unless_a_limit_holds(
+    agreed: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrated.net.channel.tcp_info", lambda _: TcpInfo(0.01, 1e9))
+    source, destination = agreed
+    taking = asyncio.ensure_future(take(destination))
+    assert (await source.send_batch(header(), memoryview(PAYLOAD))).carries == 1e9
+    await taking
+    source.set_rate(1e12)
+    taking = asyncio.ensure_future(take(destination))
+    assert (await source.send_batch(header(2), memoryview(PAYLOAD))).carries == 0.0
+    await taking
 
 
 async def test_senders_at_once_take_turns(agreed: Ends) -> None:

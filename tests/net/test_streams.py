@@ -128,13 +128,13 @@ async def test_those_that_send_at_a_time_share_what_a_batch_took(
 ) -> None:
     async def send_batch(*_: object) -> Sent:
         await asyncio.sleep(0)
-        return Sent(len(PAYLOAD), seconds=4.0, asleep=2.0, waited=False)
+        return Sent(len(PAYLOAD), seconds=4.0, asleep=2.0, waited=False, carries=1e8)
 
     made = await streams(far)
     await spread(far, made, 2)
     monkeypatch.setattr(SocketChannel, "send_batch", send_batch)
     sent = await asyncio.gather(*(made.send_batch(HEADER, memoryview(PAYLOAD)) for _ in range(2)))
-    assert [(each.seconds, each.asleep) for each in sent] == [(4.0, 2.0), (2.0, 1.0)]
+    assert [(each.seconds, each.asleep, each.carries) for each in sent] == [(4.0, 2.0, 1e8), (2.0, 1.0, 2e8)]
     await made.close()
 
 
