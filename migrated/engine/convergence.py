@@ -39,6 +39,7 @@ __all__ = [
     "GUESSED_FIXED_SECONDS",
     "HASHED_BYTES_PER_SECOND",
     "MOST_THROTTLE",
+    "NEAR_ROUNDS",
     "ROUND_SECONDS",
     "STALL_ROUNDS",
     "UNSURE",
@@ -79,8 +80,9 @@ until another has sent more."""
 _RATE_ROUNDS = 2
 """The slowest of so many rounds is what the last one is expected to reach: a limit is kept, or it is none."""
 
-STALL_ROUNDS = 4
-"""Rounds without a new best after which more of them are taken not to help."""
+STALL_ROUNDS, NEAR_ROUNDS = 4, 10
+"""Rounds without a new best after which more of them are taken not to help; the second where the best is within the
+limit, so that one like it is enough. On a busy host one of 264 ms was followed by five of more than 300."""
 
 _SETTLED_ROUNDS = 2
 """Rounds without a new best after which what is expected is taken, if it is within the limit: they were alike."""
@@ -250,6 +252,7 @@ def decide(measured: Measured, trend: Trend, *, downtime_limit: float, max_round
     if bound(measured) <= downtime_limit:
         cheaper = not over and trend.rounds_since_best == 0 and another_pays(measured)
         return Decision.COPY if cheaper else Decision.SWITCH
-    if over or trend.rounds_since_best >= STALL_ROUNDS:
+    patience = NEAR_ROUNDS if trend.best <= downtime_limit else STALL_ROUNDS
+    if over or trend.rounds_since_best >= patience:
         return Decision.STALL
     return Decision.COPY

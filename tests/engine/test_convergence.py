@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrated.engine.convergence import (
+    NEAR_ROUNDS,
     STALL_ROUNDS,
     UNSURE,
     Changed,
@@ -114,6 +115,21 @@ def test_rounds_without_a_real_gain_stall(gain: float) -> None:
         trend = trend.after(10.0 * (1 - gain))
         assert (trend.rounds_since_best >= STALL_ROUNDS) is (number == STALL_ROUNDS)
     assert judged(measured(pages=100_000), trend) is Decision.STALL
+
+
+def test_one_like_the_best_is_waited_for_where_that_is_within_the_limit() -> None:
+    """The best came while rounds helped, when even the longest had to be within the limit."""
+    best, worse = measured(pages=1200), measured(pages=1600)
+    assert expected_downtime(best) <= LIMIT < longest_downtime(best)
+    trend = Trend().after(expected_downtime(best))
+    assert decide(best, trend, downtime_limit=LIMIT, max_rounds=100) is Decision.COPY
+    for _ in range(NEAR_ROUNDS - 1):
+        trend = trend.after(expected_downtime(worse))
+        assert decide(worse, trend, downtime_limit=LIMIT, max_rounds=100) is Decision.COPY
+    again = trend.after(expected_downtime(best))
+    assert decide(best, again, downtime_limit=LIMIT, max_rounds=100) is Decision.SWITCH
+    trend = trend.after(expected_downtime(worse))
+    assert decide(worse, trend, downtime_limit=LIMIT, max_rounds=100) is Decision.STALL
 
 
 def writing(pages: int, dirty: float, rate: float = 1e8) -> Measured:
