@@ -155,7 +155,7 @@ _TRY_FASTER, _TRY_BYTES = 0.05, 1 << 20
 """What a batch that found the link idle takes off the time that the link is thought to need, and its bytes on the wire;
 fewer take less of it. The small batches of a late round are many, and each finds room in the link's buffers."""
 
-_KERNELS = 16
+_KERNEL_RATES = 16
 """Rates that the kernel told, of which the median counts: one is of some packets, and as far off as a moment is."""
 
 FAST_LINK = 4e-9
@@ -268,8 +268,8 @@ class Auto:
         self._stretch = 1.0
         self._sent_bytes = self._measured_bytes = 0
         self._link = 0.0
-        self._kernels: deque[float] = deque(maxlen=_KERNELS)
-        """What the link takes for a byte, by the kernel."""
+        self._kernel_seconds: deque[float] = deque(maxlen=_KERNEL_RATES)
+        """Seconds that the link takes for a byte, as the kernel told last."""
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
@@ -429,13 +429,13 @@ class Auto:
     def _hear_kernel(self, carries: float, waited: bool) -> None:
         """Heed what it tells; what it told is forgotten again while it cannot, since the link has not enough to do."""
         if carries:
-            self._kernels.append(1.0 / carries)
-        elif self._kernels and not waited:
-            self._kernels.popleft()
+            self._kernel_seconds.append(1.0 / carries)
+        elif self._kernel_seconds and not waited:
+            self._kernel_seconds.popleft()
 
     def _try_faster(self, seconds: float, wire_bytes: int) -> None:
         """Take the link for a little faster than it was thought to be: ``seconds`` a byte are no measure of it."""
-        fastest = max(seconds, statistics.median(self._kernels) if self._kernels else 0.0)
+        fastest = max(seconds, statistics.median(self._kernel_seconds) if self._kernel_seconds else 0.0)
         self._link -= _TRY_FASTER * min(1.0, wire_bytes / _TRY_BYTES) * max(0.0, self._link - fastest)
 
     def choose(self) -> Choice:
