@@ -30,7 +30,6 @@ again and again, but is not taken for faster than the kernel knows it to be. Bef
 compressed, and no page is looked at: the link may be none.
 """
 
-import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -155,8 +154,10 @@ _TRY_FASTER, _TRY_BYTES = 0.05, 1 << 20
 """What a batch that found the link idle takes off the time that the link is thought to need, and its bytes on the wire;
 fewer take less of it. The small batches of a late round are many, and each finds room in the link's buffers."""
 
-_KERNEL_RATES = 16
-"""Rates that the kernel told, of which the median counts: one is of some packets, and as far off as a moment is."""
+_KERNEL_BYTES, _KERNEL_SHARE = 32 << 20, 0.75
+"""The last bytes, in each batch of which the kernel told a rate or could not; and the share of them of which it must
+have told a faster one, or none, for the link to be taken for faster. A rate is of some packets: those that follow a
+pause leave at once, and look three to eight times as fast as the link is."""
 
 FAST_LINK = 4e-9
 """Seconds a byte: 2 Gb/s. Over a faster one a page that travels as it is takes less time than the workers would."""
@@ -268,8 +269,9 @@ class Auto:
         self._stretch = 1.0
         self._sent_bytes = self._measured_bytes = 0
         self._link = 0.0
-        self._kernel_seconds: deque[float] = deque(maxlen=_KERNEL_RATES)
-        """Seconds that the link takes for a byte, as the kernel told last."""
+        self._told: deque[tuple[float, int]] = deque()
+        """Of the last batches: seconds that the link takes for a byte, as the kernel told, and bytes on the wire."""
+        self._told_bytes = 0
         self._there = 0.0
         self._unpacking = 0.0
         self._sending = 0.0
@@ -413,7 +415,7 @@ class Auto:
         self._wire_pace += share * (now - self._wire_pace)
         # A destination that is full stops the connection now and then, for longer than a batch takes it.
         self._sending = running_mean(self._sending, now * cost.wire)
-        self._hear_kernel(carries, waited)
+        self._hear_kernel(carries, wire_bytes)
         if not self._measured_bytes and not (there and self._waits_for_link):
             return  # what fills buffers
         self._measured_bytes += wire_bytes
@@ -426,17 +428,28 @@ class Auto:
             weight = min(1.0, wire_bytes / min(_LINK_BYTES, self._measured_bytes))
             self._link += weight * (now - self._link)
 
-    def _hear_kernel(self, carries: float, waited: bool) -> None:
-        """Heed what it tells; what it told is forgotten again while it cannot, since the link has not enough to do."""
-        if carries:
-            self._kernel_seconds.append(1.0 / carries)
-        elif self._kernel_seconds and not waited:
-            self._kernel_seconds.popleft()
+    def _hear_kernel(self, carries: float, wire_bytes: int) -> None:
+        """Keep what it told of the last batches. Where it could not tell, since the link had too little to do, nothing
+        is known of how fast it may be."""
+        self._told.append((1.0 / carries if carries else 0.0, wire_bytes))
+        self._told_bytes += wire_bytes
+        while self._told_bytes - self._told[0][1] >= _KERNEL_BYTES:
+            self._told_bytes -= self._told.popleft()[1]
+
+    @property
+    def _fastest(self) -> float:
+        """What the link takes for a byte at least, by what the kernel told; 0 if that is not known."""
+        left = _KERNEL_SHARE * self._told_bytes
+        for seconds, wire_bytes in sorted(self._told):
+            left -= wire_bytes
+            if left <= 0:
+                return seconds
+        return 0.0
 
     def _try_faster(self, seconds: float, wire_bytes: int) -> None:
         """Take the link for a little faster than it was thought to be: ``seconds`` a byte are no measure of it."""
-        fastest = max(seconds, statistics.median(self._kernel_seconds) if self._kernel_seconds else 0.0)
-        self._link -= _TRY_FASTER * min(1.0, wire_bytes / _TRY_BYTES) * max(0.0, self._link - fastest)
+        beyond = max(0.0, self._link - max(seconds, self._fastest))
+        self._link -= _TRY_FASTER * min(1.0, wire_bytes / _TRY_BYTES) * beyond
 
     def choose(self) -> Choice:
         """What the next batch gets."""

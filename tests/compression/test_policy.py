@@ -161,10 +161,10 @@ def send(auto: Auto, *, asleep: float, batches: int = 30, carries: float = 0.0) 
         )
 
 
-def find_idle(auto: Auto, batches: int, carries: float = 0.0) -> float:
+def find_idle(auto: Auto, batches: int, carries: float = 0.0, wire_bytes: int = 1_500_000) -> float:
     """Batches for which nobody waited; what the link is thought to take for a byte then."""
     for _ in range(batches):
-        auto.sent(NONE, 1_500_000, 0.5e-3, asleep=0.0, waited=False, there=1e-9, carries=carries)
+        auto.sent(NONE, wire_bytes, 0.5e-3, asleep=0.0, waited=False, there=1e-9, carries=carries)
     return auto.link_seconds
 
 
@@ -184,7 +184,7 @@ def test_who_sends_and_has_no_core_does_not_take_the_link_for_slow() -> None:
 
 def test_workers_that_are_slow_do_not_make_the_link_look_faster_than_the_kernel_knows_it_to_be() -> None:
     auto = Auto(RUNGS, workers=2)
-    send(auto, asleep=0.9)
+    send(auto, asleep=0.9, carries=1.2e8)
     assert find_idle(auto, 100, carries=1.2e8) == pytest.approx(8e-9, rel=0.05)
     assert find_idle(auto, 100, carries=2.4e8) == pytest.approx(4.2e-9, rel=0.05)
 
@@ -194,6 +194,17 @@ def test_an_odd_rate_of_the_kernel_does_not_count() -> None:
     send(auto, asleep=0.9, carries=1.2e8)
     for _ in range(20):
         find_idle(auto, 1, carries=1e10)
+        find_idle(auto, 2, carries=1.2e8)
+    assert auto.link_seconds == pytest.approx(8e-9, rel=0.05)
+
+
+def test_what_follows_a_pause_does_not_tell_of_the_link() -> None:
+    """Small batches of a late round, some of which leave at once; of others the kernel can tell nothing."""
+    auto = Auto(RUNGS, workers=2)
+    send(auto, asleep=0.9, carries=1.2e8)
+    for _ in range(10):
+        find_idle(auto, 10, carries=6e8, wire_bytes=200_000)
+        find_idle(auto, 2, wire_bytes=700_000)
         find_idle(auto, 2, carries=1.2e8)
     assert auto.link_seconds == pytest.approx(8e-9, rel=0.05)
 
