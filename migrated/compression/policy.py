@@ -155,9 +155,9 @@ _TRY_FASTER, _TRY_BYTES = 0.05, 1 << 20
 fewer take less of it. The small batches of a late round are many, and each finds room in the link's buffers."""
 
 _KERNEL_BYTES, _KERNEL_SHARE = 32 << 20, 0.75
-"""The last bytes, in each batch of which the kernel told a rate or could not; and the share of them of which it must
-have told a faster one, or none, for the link to be taken for faster. A rate is of some packets: those that follow a
-pause leave at once, and look three to eight times as fast as the link is."""
+"""Sent bytes over which the kernel's rates count, and the share of them that must have been faster, or of which it
+could not tell, before the link is taken for faster. A rate is of some packets: those that follow a pause leave at once,
+and look three to eight times as fast as the link is."""
 
 FAST_LINK = 4e-9
 """Seconds a byte: 2 Gb/s. Over a faster one a page that travels as it is takes less time than the workers would."""
